@@ -1,0 +1,1 @@
+"""Self-supervised image representation learning in JAX."""

@@ -1,0 +1,79 @@
+"""The contract: a self-supervised method is a frozen record of pure functions over explicit pytrees.
+
+State goes in and comes out as plain arrays; nothing mutates and nothing hides inside a loss or a module. Everything
+else in the library (the sharded step, checkpoints, evaluation) is written once, against the names in this file.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from flax import struct
+from jaxtyping import Array, Int, PRNGKeyArray
+
+PyTree = Any
+Metrics = dict[str, Array]
+
+
+class Carry(struct.PyTreeNode):
+    """What a method remembers between steps besides the parameters that gradients train.
+
+    Attributes:
+      model_state: batch statistics of the online networks, one entry per network (same names as in `params`).
+      teacher: `{"params": ..., "model_state": ...}` of a moving-average or frozen network, or None.
+      memory: named arrays such as queues, centres or vocabularies, or None.
+    """
+
+    model_state: PyTree
+    teacher: PyTree = None
+    memory: PyTree = None
+
+
+class TrainState(struct.PyTreeNode):
+    """All that a run needs to go on, as arrays only: no functions, no optimizer object.
+
+    Attributes:
+      step: number of updates made so far, int32 scalar.
+      rng: the run's key; every draw folds the step (and the example's id) into it, so it never changes.
+      params: trained parameters, `{"encoder": ..., "projector": ..., ...}`.
+      carry: see `Carry`.
+      opt_state: state of the optax optimizer.
+    """
+
+    step: Int[Array, ""]
+    rng: PRNGKeyArray
+    params: PyTree
+    carry: Carry
+    opt_state: PyTree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Method:
+    """A self-supervised method: five pure functions.
+
+    A batch is a dict. Methods read `batch["views"]`, float views of each example with the view axis after the batch
+    axis, `[b v h w c]`, or a tuple of such arrays when views differ in size. The training step makes them from
+    `batch["image"]`; a user's own loop may bring its own.
+
+    Attributes:
+      init: `(rng, batch) -> (params, carry)`; traceable, so that it can run under `jit` with output shardings.
+      loss: `(params, carry, batch, rng, step) -> (loss, (carry, metrics))`, the only function that is differentiated.
+        `metrics` holds scalars, and may hold two arrays that monitors read: `"embedding"` `[n d]`, what the loss
+        compares, and `"features"` `[b d]`, the encoder's pooled output for the first view of each example.
+      encode: `(params, carry, image [b h w c]) -> (pooled [b d], maps)`, with running statistics; `maps` is a dict of
+        named feature maps. What k-NN, linear probes, exports and users see.
+      update: `(params, carry, step) -> carry`, called after the optimizer: for example teacher <- EMA(params).
+      refresh: host-side work between rounds, `(params, carry, batches) -> carry`, or None.
+      name: short lower-case name, for messages.
+    """
+
+    name: str
+    init: Callable[..., tuple[PyTree, Carry]]
+    loss: Callable[..., tuple[Array, tuple[Carry, Metrics]]]
+    encode: Callable[..., tuple[Array, dict[str, Array]]]
+    update: Callable[[PyTree, Carry, Array], Carry] = lambda params, carry, step: carry
+    refresh: Callable[..., Carry] | None = None
+
+
+class UserError(ValueError):
+    """Bad input from a user. The command line prints its one sentence, without a traceback."""

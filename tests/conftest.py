@@ -1,0 +1,33 @@
+"""Strict settings for every test: 8 virtual devices, checked shapes, strict dtypes, a persistent compilation cache."""
+
+import os
+import pathlib
+
+os.environ["JAX_PLATFORMS"] = os.environ.get("SSL_JAX_TEST_PLATFORM", "cpu")
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
+CACHE = pathlib.Path(os.environ.get("SSL_JAX_TEST_CACHE", pathlib.Path(__file__).parents[1] / ".cache" / "xla"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook("ssl_jax", "beartype.beartype")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session")
+def fixture():
+    """Load `tests/fixtures/NAME.npz` as a dict of numpy arrays (see the README there for their sources)."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(pathlib.Path(__file__).parent / "fixtures" / f"{name}.npz", allow_pickle=False) as data:
+            return dict(data)
+
+    return load
