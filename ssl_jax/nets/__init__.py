@@ -1,1 +1,41 @@
-"""."""
+"""Encoders: flax modules that map images to `(pooled features, dict of named feature maps)`.
+
+An encoder is any linen module with `__call__(x: Float[Array, "b h w c"], train: bool) -> (pooled, maps)`: `pooled`
+float32 `[b d]`, `maps` a dict of arrays, batch statistics in the collection "batch_stats". The ones here are also to
+be had by name, `create("resnet18", stem="small")`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+
+from ssl_jax.core import UserError
+from ssl_jax.nets.conv import Conv, conv
+from ssl_jax.nets.convnet import ConvNet
+from ssl_jax.nets.norm import BatchNorm
+from ssl_jax.nets.pooling import grid_average, max_pool
+from ssl_jax.nets.resnet import ResNet
+
+__all__ = ["NAMES", "BatchNorm", "Conv", "ConvNet", "ResNet", "conv", "create", "grid_average", "max_pool"]
+
+_MODULES: dict[str, Callable[..., nn.Module]] = {
+    "convnet": ConvNet,
+    **{f"resnet{depth}": partial(ResNet, depth) for depth in (18, 34, 50, 101, 152, 200)},
+}
+NAMES = tuple(_MODULES)
+
+
+def create(name: str, **fields: Any) -> nn.Module:
+    """Make an encoder by name (one of `NAMES`); `fields` are those of its module, such as `dtype` or `stem`.
+
+    Raises:
+      UserError: an unknown name, or a field that the module does not have.
+    """
+    if name not in _MODULES:
+        raise UserError(f'there is no encoder "{name}": choose one of {", ".join(NAMES)}')
+    try:
+        return _MODULES[name](**fields)
+    except TypeError as error:
+        raise UserError(f'encoder "{name}" cannot be made from {fields}: {error}') from error
