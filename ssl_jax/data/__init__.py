@@ -1,1 +1,24 @@
-"""."""
+"""Images from disk to batches: sources named by one string, and an order of examples that is a pure function.
+
+source = data.load("fashion_mnist", "train[:55000]")
+for batch in data.batches(source, batch_size=256, seed=0):
+    batch["image"], batch["label"], batch["id"]
+"""
+
+from ssl_jax.data.named import load
+from ssl_jax.data.pipeline import batches, epoch
+from ssl_jax.data.sampling import indices
+from ssl_jax.data.source import ArraySource, Examples, Indexable, Source, Subset, from_arrays
+
+__all__ = [
+    "ArraySource",
+    "Examples",
+    "Indexable",
+    "Source",
+    "Subset",
+    "batches",
+    "epoch",
+    "from_arrays",
+    "indices",
+    "load",
+]
