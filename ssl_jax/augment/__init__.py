@@ -1,1 +1,61 @@
-"""."""
+"""Augmentation on the accelerator: uint8 images in, float views out, inside the jitted training step.
+
+    make_views = augment.simclr(size=32, strength=0.5, blur=False)
+    views = make_views(keys, image)            # keys [b], image uint8 [b h w c] -> float [b 2 32 32 c]
+
+`View` and `views` describe other recipes; the functions below act on one float image `[h w c]` in [0, 1] and are
+vmapped by the caller: `adjust_*` and friends are deterministic, `random_*` take a key first.
+"""
+
+from ssl_jax.augment.blur import gaussian_blur, random_gaussian_blur
+from ssl_jax.augment.color import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    color_jitter,
+    normalize,
+    random_color_jitter,
+    solarize,
+    to_grey,
+)
+from ssl_jax.augment.crop import (
+    crop_and_resize,
+    crop_box,
+    flip_left_right,
+    random_flip_left_right,
+    random_resized_crop,
+)
+from ssl_jax.augment.erase import random_erasing
+from ssl_jax.augment.prepare import prepare
+from ssl_jax.augment.presets import byol, moco_v1, moco_v2, simclr, simclr_view
+from ssl_jax.augment.views import View, two_views, views
+
+__all__ = [
+    "View",
+    "adjust_brightness",
+    "adjust_contrast",
+    "adjust_hue",
+    "adjust_saturation",
+    "byol",
+    "color_jitter",
+    "crop_and_resize",
+    "crop_box",
+    "flip_left_right",
+    "gaussian_blur",
+    "moco_v1",
+    "moco_v2",
+    "normalize",
+    "prepare",
+    "random_color_jitter",
+    "random_erasing",
+    "random_flip_left_right",
+    "random_gaussian_blur",
+    "random_resized_crop",
+    "simclr",
+    "simclr_view",
+    "solarize",
+    "to_grey",
+    "two_views",
+    "views",
+]
