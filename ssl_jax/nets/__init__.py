@@ -17,12 +17,17 @@ from ssl_jax.nets.convnet import ConvNet
 from ssl_jax.nets.norm import BatchNorm
 from ssl_jax.nets.pooling import grid_average, max_pool
 from ssl_jax.nets.resnet import ResNet
+from ssl_jax.nets.vit import ViT
 
-__all__ = ["NAMES", "BatchNorm", "Conv", "ConvNet", "ResNet", "conv", "create", "grid_average", "max_pool"]
+__all__ = ["NAMES", "BatchNorm", "Conv", "ConvNet", "ResNet", "ViT", "conv", "create", "grid_average", "max_pool"]
 
 _MODULES: dict[str, Callable[..., nn.Module]] = {
     "convnet": ConvNet,
     **{f"resnet{depth}": partial(ResNet, depth) for depth in (18, 34, 50, 101, 152, 200)},
+    "vit_ti": partial(ViT, dim=192, depth=12, heads=3),
+    "vit_s": partial(ViT, dim=384, depth=12, heads=6),
+    "vit_b": partial(ViT, dim=768, depth=12, heads=12),
+    "vit_l": partial(ViT, dim=1024, depth=24, heads=16),
 }
 NAMES = tuple(_MODULES)
 
