@@ -1,0 +1,229 @@
+"""Writes the page: gathers what each section shows, fills the template, puts the file in place in one step."""
+
+import base64
+import hashlib
+import importlib.resources
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import markupsafe
+import numpy as np
+from jaxtyping import UInt8
+
+from ssl_jax.core import UserError
+from ssl_jax.report import embedding, formats, images, plots, results
+
+MAX_VIEWS, MAX_QUERIES, MAX_NEIGHBOURS = 8, 10, 8
+
+
+def write(
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    run: dict[str, Any],
+    metrics: list[dict[str, Any]],
+    evaluation: dict[str, Any] | None = None,
+    views: UInt8[np.ndarray, "n v h w c"] | None = None,
+    neighbours: dict[str, Any] | None = None,
+    embedding_map: dict[str, Any] | None = None,
+) -> pathlib.Path:
+    """Write the report of a run as one HTML file that loads nothing from anywhere; return its path.
+
+    Every part may be missing; the page then says so or leaves the section out. All text is escaped.
+
+    Args:
+      path: the file, or an existing folder in which `report.html` is written.
+      title: heading of the page.
+      run: the record of `run.json`: `config`, `versions`, `command`, `devices`, `data`, `git`, `created`.
+      metrics: the lines of `metrics.jsonl`, each with `step`, `time` (seconds) and numbers; None counts as NaN.
+      evaluation: the record of `evaluation.json`, or None before the evaluation.
+      views: per example its original first and then its augmented views, values 0..255.
+      neighbours: `query` uint8 [n h w c], `neighbours` uint8 [n k h w c], nearest first, `similarity` float [n k],
+        and `query_label`, `neighbour_label`: lists of class names in the same shape, or None.
+      embedding_map: see `embedding.layout`.
+
+    Raises:
+      UserError: when the arrays of one section do not fit together.
+    """
+    target = pathlib.Path(path)
+    target = target / "report.html" if target.is_dir() else target
+    rows = results.table((evaluation or {}).get("results") or [])
+    text = _render(
+        title=title,
+        created=formats.date(run["created"]) if run.get("created") else "",
+        facts=facts(run, metrics, evaluation),
+        command=formats.command_line(run.get("command")),
+        config=list(formats.flatten(run.get("config") or {})),
+        versions=list(formats.flatten(run.get("versions") or {})),
+        provenance=provenance(run),
+        warnings=warnings(metrics, evaluation, rows),
+        curves=plots.curves(metrics),
+        steps=len(metrics),
+        evaluation=evaluation,
+        columns=results.columns((evaluation or {}).get("results") or []),
+        rows=rows,
+        best=results.best(rows),
+        views=_views(views),
+        neighbours=_neighbours(neighbours),
+        coarse={"views": _coarse(views), "neighbours": _coarse((neighbours or {}).get("query"))},
+        map=embedding.layout(embedding_map) if embedding_map else None,
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(target.name + ".part")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(target)  # a reader never sees half a page
+    return target
+
+
+def _render(**context: Any) -> str:
+    """Fill the template; the script is admitted by its hash, so that no other one can run on the page."""
+    files = importlib.resources.files("ssl_jax.report")
+    script = files.joinpath("map.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ssl_jax", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=formats.dash,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("template.html").render(
+        **context,
+        style=markupsafe.Markup(files.joinpath("style.css").read_text(encoding="utf-8")),
+        script=markupsafe.Markup(script),
+        digest=digest,
+        plots=plots,
+        embedding=embedding,
+        ours=results.OURS,
+        baselines=results.BASELINES,
+        percent=formats.percent,
+        count="{:,}".format,
+    )
+
+
+def facts(
+    run: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any] | None
+) -> list[tuple[str, str]]:
+    """What was trained, on what, for how long: (name, text), only what is known."""
+    config, tested = run.get("config") or {}, evaluation or {}
+    seconds = [line["time"] for line in metrics if formats.is_number(line.get("time"))]
+    steps = [line["step"] for line in metrics if formats.is_number(line.get("step"))]
+    speeds = [line["images_per_second"] for line in metrics if formats.is_number(line.get("images_per_second"))]
+    found = {
+        "Method": _name(config.get("method")),
+        "Encoder": _name(config.get("encoder")) or _name(tested.get("encoder")),
+        "Data": _data(run.get("data")) or _data(tested.get("data")),
+        "Steps": formats.number(max(steps), 12) if steps else "",
+        "Time": formats.duration(_elapsed(seconds)) if seconds else "",
+        "Images per second": formats.number(float(np.median(speeds)), 3) if speeds else "",
+        "Devices": formats.describe(run.get("devices")) if run.get("devices") else "",
+    }
+    return [(name, text) for name, text in found.items() if text]
+
+
+def provenance(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where the run comes from, beyond its config and its command: (name, text)."""
+    named = {"created": "Started", "git": "Source revision", "data": "Data", "devices": "Devices"}
+    rows = []
+    for key, name in named.items():
+        value = run.get(key)
+        if isinstance(value, Mapping):
+            rows += [(f"{name}: {leaf}", text) for leaf, text in formats.flatten(value)]
+        elif value is not None:
+            rows.append((name, formats.date(value) if key == "created" else formats.describe(value)))
+    return rows
+
+
+def warnings(
+    metrics: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any] | None, rows: Sequence[results.Row]
+) -> list[str]:
+    """Sentences about what a reader should not overlook."""
+    found = []
+    steps, loss = plots.series(metrics, "loss")
+    bad = steps[~np.isfinite(loss)]
+    if len(bad):
+        found.append(f"The loss is not a finite number at {len(bad)} logged step(s), first at step {bad[0]:,.0f}.")
+    for name in results.BASELINES:
+        beaten = [row.protocol for row in results.best(rows) if name in row.worse]
+        if beaten:
+            found.append(f"No better than {name}: {', '.join(beaten)}.")
+    at = (evaluation or {}).get("step")
+    last = max((line["step"] for line in metrics if formats.is_number(line.get("step"))), default=None)
+    if formats.is_number(at) and last is not None and at != last:
+        found.append(f"The evaluation is of step {at:,}, the curves go on to step {last:,}.")
+    return found
+
+
+def _elapsed(seconds: Sequence[float]) -> float:
+    """Seconds of training: the last time, or where times are seconds since 1970, their span."""
+    return max(seconds) - min(seconds) if min(seconds) > 1e8 else max(seconds)
+
+
+def _name(value: Any) -> str:
+    """Name of a method or encoder that the config gives as text or as a record with a name."""
+    if isinstance(value, Mapping):
+        value = value.get("name")
+    return "" if value is None else str(value)
+
+
+def _data(value: Any) -> str:
+    """Name and size of the data, or its split where the size is not known."""
+    if not isinstance(value, Mapping):
+        return "" if value is None else str(value)
+    size = next((value[key] for key in ("examples", "size", "length") if formats.is_number(value.get(key))), None)
+    extent = value.get("split") if size is None else f"{size:,} images"
+    return ", ".join(str(part) for part in (value.get("name"), extent) if part)
+
+
+def _coarse(pictures: np.ndarray | None) -> bool:
+    """True for pictures so small that sharp pixels say more than a blur."""
+    return pictures is not None and max(np.shape(pictures)[-3:-1], default=0) <= 40
+
+
+def _views(views: np.ndarray | None) -> list[list[str]]:
+    """Data URIs, one row per example: the original, then its views."""
+    if views is None or not len(views):
+        return []
+    views = views[:MAX_VIEWS]
+    flat = images.gallery(views.reshape(-1, *views.shape[2:]))
+    width = views.shape[1]
+    return [flat[i : i + width] for i in range(0, len(flat), width)]
+
+
+def _neighbours(given: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """One record per query: its picture and label, and of its neighbours picture, label, similarity, and if right."""
+    if not given or not len(given["query"]):
+        return []
+    query, found = np.asarray(given["query"])[:MAX_QUERIES], np.asarray(given["neighbours"])
+    similarity = np.asarray(given["similarity"], np.float64)
+    if len(found) != len(given["query"]) or similarity.shape != found.shape[:2]:
+        raise UserError(
+            f"The neighbours do not fit their queries: {len(given['query'])} queries, neighbours of shape "
+            f"{found.shape}, similarities of shape {similarity.shape}."
+        )
+    found = found[:MAX_QUERIES, :MAX_NEIGHBOURS]
+    k = found.shape[1]
+    pictures = images.gallery(np.concatenate([query[:, None], found], axis=1).reshape(-1, *query.shape[1:]), 700_000)
+    own, theirs = given.get("query_label"), given.get("neighbour_label")
+    rows = []
+    for i in range(len(query)):
+        row = pictures[i * (k + 1) : (i + 1) * (k + 1)]
+        label = None if own is None else str(own[i])
+        labels = [None if theirs is None else str(theirs[i][j]) for j in range(k)]
+        cells = [
+            {"image": row[j + 1], "label": labels[j], "similarity": _similarity(similarity[i, j]),
+             "wrong": label is not None and labels[j] is not None and labels[j] != label}
+            for j in range(k)
+        ]  # fmt: skip
+        rows.append({"image": row[0], "label": label, "cells": cells})
+    return rows
+
+
+def _similarity(value: float) -> str:
+    """Two decimals, or a dash."""
+    return f"{value:.2f}".replace("-", formats.MINUS) if math.isfinite(value) else formats.DASH

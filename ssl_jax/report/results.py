@@ -1,0 +1,121 @@
+"""The evaluation as a table: this run beside raw pixels and a random encoder, and the difference to each."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ssl_jax.report import formats
+
+OURS = "this run"
+BASELINES = ("raw pixels", "random encoder")
+TITLES = {"knn": "k-NN", "linear": "Linear probe"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One protocol with one setting.
+
+    Attributes:
+      protocol: its name.
+      setting: text of the setting of this run's result.
+      cells: feature name -> `Cell`; every name of the table is there.
+      gains: baseline -> difference in points as text, "" where it cannot be told.
+      worse: baselines that are at least as good as this run.
+    """
+
+    protocol: str
+    setting: str
+    cells: dict[str, "Cell"]
+    gains: dict[str, str]
+    worse: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One accuracy: as text, as a fraction or None, its spread, and a note when its setting is another one."""
+
+    accuracy: float | None
+    text: str
+    spread: str = ""
+    note: str = ""
+
+
+def title(protocol: str) -> str:
+    """What a reader sees for a protocol's name: `knn` is k-NN, the rest starts with a capital letter."""
+    return TITLES.get(protocol, protocol[:1].upper() + protocol[1:])
+
+
+def columns(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The features compared: this run and the baselines always, others after them."""
+    return list(dict.fromkeys([OURS, *BASELINES, *(str(r.get("features")) for r in results)]))
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """One row per protocol and setting of this run; a baseline's cell has the same setting, or its own best one.
+
+    Protocols without a result of this run get one row, with the best result of each baseline.
+    """
+    names = columns(results)
+    rows = []
+    for protocol in dict.fromkeys(str(r.get("protocol")) for r in results):
+        of = [r for r in results if str(r.get("protocol")) == protocol]
+        ours: list[Any] = [r for r in of if r.get("features") == OURS]
+        rows += [_row(protocol, result, of, names) for result in (ours or [None])]
+    return rows
+
+
+def best(rows: Sequence[Row]) -> list[Row]:
+    """The row with the highest accuracy of this run, for each protocol that has one; protocols in their order."""
+    top: dict[str, Row] = {}
+    for row in rows:
+        value = row.cells[OURS].accuracy
+        if value is not None and (row.protocol not in top or value > (top[row.protocol].cells[OURS].accuracy or 0)):
+            top[row.protocol] = row
+    return list(top.values())
+
+
+def _row(protocol: str, result: Mapping[str, Any] | None, of: Sequence[Mapping[str, Any]], names: list[str]) -> Row:
+    """The row of one result of this run, or of a protocol without one."""
+    setting = (result or {}).get("setting")
+    cells = {name: _cell(result) if name == OURS else _match(of, name, setting) for name in names}
+    ours = cells[OURS].accuracy
+    gains, worse = {}, []
+    for name in BASELINES:
+        other = cells[name].accuracy
+        gains[name] = ""
+        if ours is not None and other is not None:
+            gains[name] = formats.percent(ours - other, signed=True)
+            worse += [name] if ours <= other else []
+    return Row(
+        protocol=title(protocol),
+        setting=formats.describe(setting) if setting else "",
+        cells=cells,
+        gains=gains,
+        worse=tuple(worse),
+    )
+
+
+def _match(of: Sequence[Mapping[str, Any]], name: str, setting: Any) -> Cell:
+    """The result of other features with the same setting, else their best one with a note."""
+    results = [r for r in of if str(r.get("features")) == name]
+    key = json.dumps(setting, sort_keys=True, default=str)
+    for result in results:
+        if json.dumps(result.get("setting"), sort_keys=True, default=str) == key:
+            return _cell(result)
+    finite = [r for r in results if formats.is_number(r.get("accuracy"))]
+    if not finite:
+        return _cell(results[0] if results else None)
+    result = max(finite, key=lambda r: r["accuracy"])
+    return dataclasses.replace(_cell(result), note=formats.describe(result.get("setting") or {}))
+
+
+def _cell(result: Mapping[str, Any] | None) -> Cell:
+    """Text of one result; a dash when there is none or it is not finite."""
+    value: Any = (result or {}).get("accuracy")
+    if result is None or not formats.is_number(value):
+        return Cell(accuracy=None, text=formats.DASH)
+    spread = f"± {100 * result['std']:.1f}" if formats.is_number(result.get("std")) else ""
+    if spread and formats.is_number(result.get("trials")):
+        spread += f", {result['trials']} trials"
+    return Cell(accuracy=float(value), text=formats.percent(value), spread=spread)
