@@ -98,7 +98,8 @@ def _groups(
     members = [np.flatnonzero(~np.isin(labels, chosen))] + [np.flatnonzero(labels == c) for c in chosen]
     names = ["other classes" if labelled else "all"]
     names += [str(classes[c]) if classes is not None and 0 <= c < len(classes) else str(c) for c in chosen]
-    anchors = _spread(np.array([np.median(points[m], axis=0) for m in members[1:]]))
+    room = [min(6.0 * len(name), SIZE / 2) for name in names[1:]]  # half the width of a name on the map
+    anchors = _spread(np.array([_dense(points[m]) for m in members[1:]]), room)
     groups = [
         Group(
             name=name,
@@ -113,8 +114,19 @@ def _groups(
     return groups, np.concatenate(members)
 
 
-def _spread(anchors: np.ndarray, gap: float = 26.0, width: float = 100.0) -> list[tuple[float, float]]:
-    """Move names that would cover one another apart, up and down, a little at a time."""
+def _dense(points: np.ndarray, reach: float = 40.0) -> np.ndarray:
+    """The point with most others near it: a mean would put the name of a split class between its parts."""
+    sample = points[:: -(-len(points) // 500)]
+    near = ((sample[:, None] - points[None]) ** 2).sum(axis=-1) < reach**2
+    top = sample[near.sum(axis=1).argmax()]
+    return points[((points - top) ** 2).sum(axis=-1) < reach**2].mean(axis=0)
+
+
+def _spread(
+    anchors: np.ndarray, room: list[float], gap: float = 26.0, width: float = 100.0
+) -> list[tuple[float, float]]:
+    """Keep names inside, and move those that would cover one another apart, up and down, a little at a time."""
+    anchors, gap, width = anchors.reshape(-1, 2), 26.0, 100.0
     for _ in range(60):
         for i in range(len(anchors)):
             for j in range(i):
@@ -123,4 +135,5 @@ def _spread(anchors: np.ndarray, gap: float = 26.0, width: float = 100.0) -> lis
                     push = (gap - dy) / 2 * (1 if anchors[i, 1] >= anchors[j, 1] else -1)
                     anchors[i, 1] += push
                     anchors[j, 1] -= push
-    return [(round(float(x), 1), round(float(y), 1)) for x, y in anchors]
+    inside = [min(max(float(x), half), SIZE - half) for x, half in zip(anchors[:, 0], room, strict=True)]
+    return [(round(x, 1), round(float(y), 1)) for x, y in zip(inside, anchors[:, 1], strict=True)]

@@ -111,7 +111,7 @@ def facts(
 ) -> list[tuple[str, str]]:
     """What was trained, on what, for how long: (name, text), only what is known."""
     config, tested = run.get("config") or {}, evaluation or {}
-    seconds = [line["time"] for line in metrics if formats.is_number(line.get("time"))]
+    seconds = [float(line["time"]) for line in metrics if formats.is_number(line.get("time"))]
     steps = [line["step"] for line in metrics if formats.is_number(line.get("step"))]
     speeds = [line["images_per_second"] for line in metrics if formats.is_number(line.get("images_per_second"))]
     found = {

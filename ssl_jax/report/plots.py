@@ -15,7 +15,7 @@ from jaxtyping import Float
 from ssl_jax.report import formats
 
 WIDTH, HEIGHT = 340, 170
-LEFT, RIGHT, TOP, BOTTOM = 46, 318, 10, 146
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 318.0, 10.0, 146.0
 POINTS = 300  # more are thinned to half as many buckets: a mean line over a band from least to greatest
 MAX_PANELS = 16
 
