@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# From a bare machine to a report: installs ssl_jax in a virtual environment, pre-trains on Fashion-MNIST, evaluates.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: launch/quickstart.sh [--fast] [WORKDIR]
+
+Installs ssl_jax in a virtual environment (.venv in the repository), pre-trains a small network on Fashion-MNIST
+without labels, compares its features with raw pixels and with a random network, and writes WORKDIR/report.html.
+Needs Python 3.11 or newer and, the first time, a network. WORKDIR is runs/quickstart where it is not given.
+
+  --fast             a run of seconds, to see that everything works; its figures mean nothing
+
+Environment:
+  QUICKSTART_CONFIG  another config than `quickstart`; for example quickstart:test (what --fast does)
+  FASHION_MNIST_DIR  folder with the four files of Fashion-MNIST, where Debian's package is not installed
+  SSL_JAX_VENV       another place for the virtual environment
+  SSL_JAX_PYTHON     the Python to make it with
+TEXT
+}
+
+config=${QUICKSTART_CONFIG:-}
+workdir=
+while [ $# -gt 0 ]; do
+  case $1 in
+    --fast) config=quickstart:test ;;
+    -h | --help) usage; exit 0 ;;
+    -*) usage >&2; printf 'error: unknown option %s\n' "$1" >&2; exit 2 ;;
+    *) [ -z "$workdir" ] || { usage >&2; printf 'error: more than one WORKDIR\n' >&2; exit 2; }; workdir=$1 ;;
+  esac
+  shift
+done
+workdir=${workdir:-runs/quickstart}
+
+# shellcheck source=launch/_environment.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/_environment.sh"
+
+install_package core
+if [ -z "$config" ]; then
+  config=quickstart
+  if ! find_fashion_mnist; then
+    config=quickstart:digits
+    say "
+************************************************************************************************
+WARNING: Fashion-MNIST is neither installed here nor could it be fetched. THIS RUN USES OTHER DATA:
+scikit-learn's digits, 1,797 images of 8 x 8 pixels. It shows that everything works; its figures
+are not those of the documentation. For those, install Debian's package dataset-fashion-mnist, or
+set FASHION_MNIST_DIR to a folder with the four files of Fashion-MNIST, and run this again.
+************************************************************************************************
+"
+  fi
+elif [[ $config != *digits* ]]; then
+  find_fashion_mnist || say "note: Fashion-MNIST is not here and could not be fetched; $config must do without it."
+fi
+
+"$venv/bin/ssl-jax" pretrain --config="$config" --workdir="$workdir"
+"$venv/bin/ssl-jax" evaluate --workdir="$workdir" --protocol=knn,linear
+workdir=$(cd -- "$workdir" && pwd)
+if [ "$config" = quickstart:digits ]; then say "Note: trained on scikit-learn's digits, not on Fashion-MNIST (see the warning above)."; fi
+[ -f "$workdir/report.html" ] || fail "the run left no report in $workdir"
+printf 'The report: %s\n' "$workdir/report.html"
