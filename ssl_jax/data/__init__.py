@@ -5,10 +5,11 @@ for batch in data.batches(source, batch_size=256, seed=0):
     batch["image"], batch["label"], batch["id"]
 """
 
+from ssl_jax.data.combine import Subset
 from ssl_jax.data.named import load
 from ssl_jax.data.pipeline import batches, epoch
 from ssl_jax.data.sampling import indices
-from ssl_jax.data.source import ArraySource, Examples, Indexable, Source, Subset, from_arrays
+from ssl_jax.data.source import ArraySource, Examples, Indexable, Source, from_arrays
 
 __all__ = [
     "ArraySource",

@@ -31,7 +31,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     return np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int32)
 
 
-def _is_test(labels: Integer[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+def _is_test(labels: Integer[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     test = np.zeros(labels.shape, bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)

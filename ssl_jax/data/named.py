@@ -3,13 +3,14 @@
 import difflib
 import os
 import pathlib
-from collections.abc import Callable
 
 import numpy as np
 
 from ssl_jax.core import UserError
-from ssl_jax.data import digits, fashion_mnist, splits
-from ssl_jax.data.source import ArraySource, Source, Subset
+from ssl_jax.data import digits, fashion_mnist, folder, splits, tfds
+from ssl_jax.data.combine import join
+from ssl_jax.data.lazy import LazySource
+from ssl_jax.data.source import ArraySource, Source
 
 NAMES = ("fashion_mnist", "digits", "folder:PATH", "tfds:NAME")
 
@@ -22,27 +23,104 @@ def load(
     channels: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Source:
-    """Load a data set."""
+    """Load images by name.
+
+    Everything up to a gigabyte of pixels is kept in memory; larger sets are decoded when they are read.
+
+    Args:
+      name: one of
+        `fashion_mnist`, or `fashion_mnist:DIRECTORY` with its four IDX files: 28 x 28 grey, 60,000 train, 10,000 test;
+        `digits`: 8 x 8 grey, 1,260 train, 537 test, part of scikit-learn;
+        `folder:PATH`: any directory of images, see `ssl_jax.data.folder` and `ssl_jax.data.tree`;
+        `tfds:NAME`: what tensorflow-datasets prepared as array_record, see `ssl_jax.data.tfds`.
+      split: `train`, `test` or what else there is, with slices as in tensorflow-datasets: `train[:55000]`,
+        `train[90%:]`, `train[-1000:]`, joined by `+`.
+      image_size: height and width: the shorter side is resized and the centre cropped; None keeps the images' own
+        size, which must be the same for all.
+      channels: 1 or 3; None for 3 unless every image is grey.
+      data_dir: for `fashion_mnist` the directory of its files, for `tfds` where data sets were prepared, for `folder`
+        what its path is relative to.
+
+    Raises:
+      UserError: if the name or split does not exist, files are missing, or an argument makes no sense.
+    """
+    if channels not in (None, 1, 3) or (image_size is not None and image_size < 1):
+        raise UserError(f"channels={channels} must be 1 or 3, and image_size={image_size} positive.")
+    parts, whole = [], {}
+    for base, start, stop in splits.parse(split):
+        if base not in whole:
+            whole[base] = _read(name, base, image_size, channels, data_dir)
+        first, last = splits.span(len(whole[base]), start, stop, split)
+        parts.append(_slice(whole[base], first, last))
+    return join(parts, f"{name} {split}")
+
+
+def _read(
+    name: str, split: str, size: int | None, channels: int | None, data_dir: str | os.PathLike[str] | None
+) -> Source:
+    """Read one whole split."""
     kind, _, argument = name.partition(":")
-    read = {"fashion_mnist": _fashion_mnist, "digits": _digits}.get(kind)
-    if read is None:
-        raise UserError(f"there is no data {name!r}; there is {', '.join(NAMES)}.")
-    parts = splits.parse(split)
-    ((base, start, stop),) = parts
-    whole = read(base, argument or data_dir)
-    first, last = splits.span(len(whole), start, stop, split)
-    labels = whole.labels
-    return ArraySource(
-        whole.images[first:last], None if labels is None else labels[first:last], whole.classes, f"{name} {split}"
+    if kind == "folder" and (argument or data_dir):
+        return folder.read(pathlib.Path(data_dir or "", argument), split, size, channels)
+    if kind == "tfds" and argument:
+        return tfds.read(argument, data_dir, split, size, channels)
+    if kind not in ("fashion_mnist", "digits") or (kind == "digits" and argument):
+        raise _unknown(name)
+    if split not in ("train", "test"):
+        raise UserError(f"{name} has no split {split!r}; it has train, test.")
+    if kind == "digits":
+        return _fit(digits.read(split), size, channels)
+    return _fashion_mnist(split, argument or data_dir, size, channels)
+
+
+def _fashion_mnist(
+    split: str, directory: str | os.PathLike[str] | None, size: int | None, channels: int | None
+) -> Source:
+    found = fashion_mnist.find(directory)
+    if found is not None:
+        return _fit(fashion_mnist.read(found, split), size, channels)
+    if tfds.find("fashion_mnist", directory):
+        return tfds.read("fashion_mnist", directory, split, size, channels)
+    raise UserError(
+        f"Fashion-MNIST is not in {directory or fashion_mnist.DEBIAN}; run `apt-get install dataset-fashion-mnist` on "
+        "Debian or Ubuntu, or give the directory of its four IDX files as fashion_mnist:DIRECTORY."
     )
 
 
-def _fashion_mnist(split: str, directory: str | os.PathLike[str] | None) -> ArraySource:
-    found = fashion_mnist.find(directory)
-    if found is None:
-        raise UserError("apt-get install dataset-fashion-mnist")
-    return fashion_mnist.read(found, split)
+def _fit(source: ArraySource, size: int | None, channels: int | None) -> Source:
+    """Resize the images of a source in memory, and repeat grey for three channels."""
+    shape = (size or source.images.shape[1], size or source.images.shape[2], channels or source.images.shape[3])
+    if shape == source.images.shape[1:]:
+        return source
+    if size is None:
+        return ArraySource(source.images.repeat(shape[2], axis=3), source.labels, source.classes, source.name)
+    return LazySource(
+        np.arange(len(source)),
+        lambda rows: (list(source.images[rows]), None),
+        labels=source.labels,
+        classes=source.classes,
+        shape=shape,
+        image_size=size,
+        name=source.name,
+        fingerprint=lambda: source.fingerprint,
+    )
 
 
-def _digits(split: str, directory: str | os.PathLike[str] | None) -> ArraySource:
-    return digits.read(split)
+def _slice(source: Source, first: int, last: int) -> Source:
+    """Return rows `first` to `last - 1`, in memory if they fit."""
+    if isinstance(source, LazySource):
+        chosen = source if (first, last) == (0, len(source)) else source.select(np.arange(first, last))
+        return chosen.settle()
+    assert isinstance(source, ArraySource)
+    labels = None if source.labels is None else source.labels[first:last]
+    return ArraySource(source.images[first:last], labels, source.classes, source.name)
+
+
+def _unknown(name: str) -> UserError:
+    kind = name.partition(":")[0]
+    by_kind = {known.partition(":")[0]: known for known in NAMES}
+    near = difflib.get_close_matches(kind.lower(), by_kind, n=1, cutoff=0.5)
+    hint = f" Did you mean {by_kind[near[0]]}?" if near else ""
+    if pathlib.Path(name).expanduser().is_dir():
+        hint = f" Did you mean folder:{name}?"
+    return UserError(f"there is no data {name!r}; there is {', '.join(NAMES)}.{hint}")

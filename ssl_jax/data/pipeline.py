@@ -2,7 +2,7 @@
 
 import collections
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -21,7 +21,7 @@ def batches(
     prefetch: int = 2,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[Examples]:
+) -> Generator[Examples, None, None]:
     """Iterate over shuffled batches without end; batch `k` is a pure function of `(seed, k)`, see `indices`.
 
     Args:
@@ -56,7 +56,7 @@ def batches(
 
 def epoch(
     source: Indexable, batch_size: int, *, prefetch: int = 2, process_index: int = 0, process_count: int = 1
-) -> Iterator[Examples]:
+) -> Generator[Examples, None, None]:
     """Iterate once over all examples, in order, in batches that all have the same shape.
 
     The last batch is filled up with copies of the last example, so that a compiled function sees one shape. The key
@@ -99,7 +99,9 @@ def _read(source: Indexable, ids: np.ndarray) -> Examples:
     return {**source[ids], "id": ids.astype(np.int32)}
 
 
-def _read_ahead(read: Callable[[np.ndarray], Examples], rows: Iterable[np.ndarray], depth: int) -> Iterator[Examples]:
+def _read_ahead(
+    read: Callable[[np.ndarray], Examples], rows: Iterable[np.ndarray], depth: int
+) -> Generator[Examples, None, None]:
     """Map `read` over `rows`, up to `depth` of them ahead of the consumer in one background thread."""
     if depth <= 0:
         yield from map(read, rows)

@@ -3,12 +3,12 @@
 import functools
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int32
 
 from ssl_jax.core import UserError
 
 
-def indices(n: int, *, batch_size: int, seed: int, step: int) -> Int[np.ndarray, "b"]:
+def indices(n: int, *, batch_size: int, seed: int, step: int) -> Int32[np.ndarray, " b"]:
     """Return the rows of batch number `step`, out of an endless sequence of shuffled epochs.
 
     Every epoch is an exact permutation of the `n` examples, another one each time. Batches go on from one epoch into
@@ -29,22 +29,23 @@ def indices(n: int, *, batch_size: int, seed: int, step: int) -> Int[np.ndarray,
         raise UserError(
             f"n={n} and batch_size={batch_size} must be positive, and seed={seed} and step={step} not negative."
         )
-    first = step * batch_size
-    rows = []
-    while (missing := batch_size - sum(map(len, rows))) > 0:
-        epoch, offset = divmod(first + batch_size - missing, n)
-        rows.append(_order(n, batch_size, seed, epoch)[offset : offset + missing])
-    return np.concatenate(rows).astype(np.int64)
+    position, stop = step * batch_size, (step + 1) * batch_size
+    rows: list[np.ndarray] = []
+    while position < stop:
+        epoch, offset = divmod(position, n)
+        rows.append(_order(n, batch_size, seed, epoch)[offset : offset + stop - position])
+        position += len(rows[-1])
+    return np.concatenate(rows)
 
 
 @functools.lru_cache(maxsize=4)
-def _shuffle(n: int, seed: int, epoch: int) -> Int32[np.ndarray, "n"]:
+def _shuffle(n: int, seed: int, epoch: int) -> Int32[np.ndarray, " n"]:
     bits = np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(n)
     return np.argsort(bits, kind="stable").astype(np.int32)
 
 
 @functools.lru_cache(maxsize=4)
-def _order(n: int, batch_size: int, seed: int, epoch: int) -> Int32[np.ndarray, "n"]:
+def _order(n: int, batch_size: int, seed: int, epoch: int) -> Int32[np.ndarray, " n"]:
     """Shuffle an epoch such that the batch it shares with the one before holds no example twice.
 
     The examples that the shared batch already has are moved back. The last `batch_size` examples stay as they are, so

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32, Integer, UInt8
+from jaxtyping import Int32, UInt8
 
 from ssl_jax.core import UserError
 
@@ -47,7 +47,7 @@ class Source(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def labels(self) -> Int32[np.ndarray, "n"] | None:
+    def labels(self) -> Int32[np.ndarray, " n"] | None:
         """Labels of all examples, or None if there are none."""
 
     @property
@@ -74,7 +74,7 @@ class ArraySource(Source):
     def __init__(
         self,
         images: UInt8[np.ndarray, "n h w c"],
-        labels: Int32[np.ndarray, "n"] | None,
+        labels: Int32[np.ndarray, " n"] | None,
         classes: tuple[str, ...] | None,
         name: str,
         fingerprint: str | None = None,
@@ -83,7 +83,7 @@ class ArraySource(Source):
         self._given_fingerprint = fingerprint
 
     @property
-    def labels(self) -> Int32[np.ndarray, "n"] | None:
+    def labels(self) -> Int32[np.ndarray, " n"] | None:
         """Labels of all examples, or None."""
         return self._labels
 
@@ -103,36 +103,6 @@ class ArraySource(Source):
         if self._labels is not None:
             examples["label"] = self._labels[index]
         return examples
-
-
-class Subset(Source):
-    """Some rows of another source, in the order given.
-
-    Args:
-      source: the source to choose from.
-      rows: row numbers in `source`; `Subset(source, rows)[i]` is `source[rows[i]]`.
-      name: name of the subset; that of `source` if None.
-    """
-
-    def __init__(self, source: Source, rows: Integer[np.ndarray, "n"], name: str | None = None):
-        self.source, self.rows = source, rows
-        self.name, self.classes, self.in_memory = name or source.name, source.classes, source.in_memory
-
-    @functools.cached_property
-    def labels(self) -> Int32[np.ndarray, "n"] | None:
-        """Labels of the chosen rows, or None."""
-        return None if self.source.labels is None else self.source.labels[self.rows]
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """Hash of the other source's fingerprint and the rows."""
-        return digest(self.source.fingerprint.encode(), self.rows.astype("<i8").tobytes())
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> Examples:
-        return self.source[self.rows[index]]
 
 
 def digest(*parts: Any) -> str:

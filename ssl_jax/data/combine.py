@@ -1,0 +1,96 @@
+"""Sources made of other sources: some rows of one, or several after each other."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32, Integer
+
+from ssl_jax.core import UserError
+from ssl_jax.data.source import ArraySource, Examples, Source, digest
+
+
+class Subset(Source):
+    """Some rows of another source, in the order given.
+
+    Args:
+      source: the source to choose from.
+      rows: row numbers in `source`; `Subset(source, rows)[i]` is `source[rows[i]]`.
+      name: name of the subset; that of `source` if None.
+    """
+
+    def __init__(self, source: Source, rows: Integer[np.ndarray, " n"], name: str | None = None):
+        self.source, self.rows = source, rows
+        self.name, self.classes, self.in_memory = name or source.name, source.classes, source.in_memory
+
+    @functools.cached_property
+    def labels(self) -> Int32[np.ndarray, " n"] | None:
+        """Labels of the chosen rows, or None."""
+        return None if self.source.labels is None else self.source.labels[self.rows]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of the other source's fingerprint and the rows."""
+        return digest(self.source.fingerprint.encode(), self.rows.astype("<i8").tobytes())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Examples:
+        return self.source[self.rows[index]]
+
+
+class Joined(Source):
+    """Several sources after each other: rows count through the first, then the second, and so on.
+
+    Labels are kept if all of them have the same classes.
+    """
+
+    def __init__(self, sources: Sequence[Source], name: str):
+        self.sources, self.name = tuple(sources), name
+        self.ends = np.cumsum([len(source) for source in sources])
+        same = all(source.classes == sources[0].classes for source in sources)
+        self.classes = sources[0].classes if same else None
+        self.in_memory = all(source.in_memory for source in sources)
+
+    @functools.cached_property
+    def labels(self) -> Int32[np.ndarray, " n"] | None:
+        """Labels of all sources, or None if their classes differ."""
+        labels = [source.labels for source in self.sources if self.classes is not None and source.labels is not None]
+        return np.concatenate(labels) if len(labels) == len(self.sources) else None
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of the fingerprints of all sources."""
+        return digest(*(source.fingerprint.encode() for source in self.sources))
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: Any) -> Examples:
+        rows = np.arange(len(self))[index]
+        which = np.searchsorted(self.ends, rows, side="right")
+        starts = self.ends - [len(source) for source in self.sources]
+        used = np.unique(which)
+        parts = [self.sources[i][rows[which == i] - starts[i]] for i in used]
+        shapes = {part["image"].shape[1:] for part in parts}
+        if len(shapes) > 1:
+            raise UserError(f"the parts of {self.name} hold images of shapes {sorted(shapes)}; give an image_size.")
+        # Grouped by source, in the order of `which`; undo that order.
+        back = np.argsort(np.argsort(which, kind="stable"), kind="stable")
+        keys = ("image", "label") if self.classes is not None else ("image",)
+        return {key: np.concatenate([part[key] for part in parts])[back] for key in keys}
+
+
+def join(sources: Sequence[Source], name: str) -> Source:
+    """Put sources after each other: copied into one array if all are in memory, else as a `Joined`."""
+    if len(sources) == 1:
+        sources[0].name = name
+        return sources[0]
+    arrays = [source for source in sources if isinstance(source, ArraySource)]
+    joined = Joined(sources, name)
+    if len(arrays) < len(sources) or len({source.images.shape[1:] for source in arrays}) > 1:
+        return joined
+    images = np.concatenate([source.images for source in arrays])
+    return ArraySource(images, joined.labels, joined.classes, name, joined.fingerprint)

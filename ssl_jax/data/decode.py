@@ -1,0 +1,89 @@
+"""From an image file to an uint8 array: every mode that Pillow reads becomes plain grey or RGB, upright and square."""
+
+import io
+import os
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+Encoded = str | os.PathLike[str] | bytes | np.ndarray
+
+
+def decode(encoded: Encoded, size: int | None, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    """Decode one image.
+
+    The EXIF orientation is applied, transparency is composited on white, 16-bit values are scaled to 8 bits, and of
+    an animation the first frame is taken.
+
+    Args:
+      encoded: path of a file, the bytes of one, or a uint8 array `[h w c]`.
+      size: the shorter side is resized to `size` pixels (bicubic, antialiased) and the centre cropped to a square;
+        None keeps the image as it is.
+      channels: 1 for grey (ITU-R 601 luma), 3 for RGB.
+
+    Raises:
+      Exception: Pillow's many types, if the image is damaged or is none.
+    """
+    with _open(encoded) as opened:
+        if size is not None:
+            opened.draft(None, (3 * size, 3 * size))  # JPEG: leave out detail that the resize below removes anyway
+        image = _plain(ImageOps.exif_transpose(opened), channels)
+    if size is not None:
+        image = _square(image, size)
+    pixels = np.asarray(image)
+    return pixels[..., None] if channels == 1 else pixels
+
+
+def header(path: str) -> tuple[int, int, bool] | None:
+    """Return shorter side, longer side, and whether the image is grey; None if the file is not an image.
+
+    Reads only the beginning of the file, so a truncated image still passes.
+    """
+    try:
+        with Image.open(path) as image:
+            grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+            return min(image.size), max(image.size), grey
+    except Exception:  # whatever a decoder raises on bytes that are not what it expects
+        return None
+
+
+def try_decode(encoded: Encoded, size: int | None, channels: int) -> UInt8[np.ndarray, "h w c"] | None:
+    """`decode`, or None if the image is damaged."""
+    try:
+        return decode(encoded, size, channels)
+    except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError and more
+        return None
+
+
+def _open(encoded: Encoded) -> Image.Image:
+    if isinstance(encoded, np.ndarray):
+        return Image.fromarray(encoded[..., 0] if encoded.shape[-1] == 1 else encoded)
+    return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+
+
+def _plain(image: Image.Image, channels: int) -> Image.Image:
+    """Convert any of Pillow's modes to `"L"` or `"RGB"`."""
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        colour = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), colour)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit integers by 1/257, so that 65535 becomes 255; floats are taken to lie in [0, 1]."""
+    pixels: Any = np.asarray(image)
+    if image.mode == "F":
+        return Image.fromarray(np.round(np.clip(np.nan_to_num(pixels), 0, 1) * 255).astype(np.uint8))
+    wide = np.clip(pixels.astype(np.int64), 0, 65535)
+    return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    width, height = image.size
+    edge = min(width, height)
+    left, top = (width - edge) // 2, (height - edge) // 2
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + edge, top + edge))

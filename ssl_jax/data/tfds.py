@@ -1,0 +1,132 @@
+"""Data sets that tensorflow-datasets prepared as array_record files: read by random access, without TensorFlow.
+
+Nothing is downloaded or prepared here; preparing the stock data sets needs TensorFlow and a network.
+"""
+
+import json
+import os
+import pathlib
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.core import UserError
+from ssl_jax.data.lazy import LazySource
+from ssl_jax.data.source import digest
+
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path | None:
+    """Return the directory of a prepared data set, its newest version, or None.
+
+    Args:
+      name: `name`, `name/config`, `name:version` or `name/config:version`.
+      data_dir: where data sets were prepared; `$TFDS_DATA_DIR` or `~/tensorflow_datasets`, as there, if None.
+    """
+    path, _, version = name.partition(":")
+    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    versions = [info.parent for info in (root / path).glob("*/dataset_info.json")]
+    # A single configuration needs no name.
+    versions = versions or [info.parent for info in (root / path).glob("*/*/dataset_info.json")]
+    versions = [v for v in versions if _VERSION.fullmatch(v.name) and version in ("", v.name)]
+    if len({v.parent for v in versions}) > 1:
+        names = sorted(f"{path}/{v.parent.name}" for v in versions)
+        raise UserError(f"tfds:{path} is prepared in several configurations; choose one, such as tfds:{names[0]}.")
+    return max(versions, key=lambda v: tuple(map(int, v.name.split("."))), default=None)
+
+
+def read(
+    name: str, data_dir: str | os.PathLike[str] | None, split: str, image_size: int | None, channels: int | None
+) -> LazySource:
+    """Open one split of a prepared data set; `"test"` is `"validation"` where there is no other.
+
+    Args:
+      name: as for `find`.
+      data_dir: as for `find`.
+      split: without a slice.
+      image_size: shorter side to resize and crop to, or None for data sets whose images have one size.
+      channels: 1 or 3, or None for what the data set declares.
+
+    Raises:
+      UserError: if nothing is prepared, or not as array_record, or there is no such split, or no image, or images
+        differ in size and `image_size` is None.
+    """
+    directory = find(name, data_dir)
+    if directory is None:
+        raise _not_prepared(name, data_dir)
+    file_format = json.loads((directory / "dataset_info.json").read_text()).get("fileFormat", "tfrecord")
+    if file_format != "array_record":
+        raise UserError(f"{directory} was prepared as {file_format}; prepare it as array_record: {_command(name)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of third parties, while they are imported
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(directory)
+    if split == "test" and split not in builder.info.splits:
+        split = "validation"
+    if split not in builder.info.splits:
+        raise UserError(f"tfds:{name} has no split {split!r}; it has {', '.join(builder.info.splits)}.")
+    image, label = _keys(builder.info.features, tfds, name)
+    shape = _shape(builder.info.features[image].shape, image_size, channels, name)
+    # Image features are decoded here like files; tensors need no decoding.
+    encoded = isinstance(builder.info.features[image], tfds.features.Image)
+    decoders = {image: tfds.decode.SkipDecoding()} if encoded else None
+    records = builder.as_data_source(split=split, decoders=decoders)
+
+    def fetch(rows: np.ndarray) -> tuple[list[Any], list[int] | None]:
+        chosen = records.__getitems__(rows.tolist())
+        return [record[image] for record in chosen], [int(record[label]) for record in chosen] if label else None
+
+    info = builder.info.splits[split]
+    content = (builder.info.full_name, split, int(info.num_bytes), list(info.shard_lengths))
+    return LazySource(
+        np.arange(len(records)),
+        fetch,
+        classes=tuple(builder.info.features[label].names) if label else None,
+        shape=shape,
+        image_size=image_size,
+        name=f"tfds:{name} {split}",
+        fingerprint=lambda: digest(str(content).encode()),
+    )
+
+
+def _keys(features: Any, tfds: Any, name: str) -> tuple[str, str | None]:
+    """Return the names of the image and of the label (or None) among the features of an example."""
+    items = sorted(features.items(), key=lambda item: item[0] not in ("image", "label"))
+    images = [
+        key
+        for key, feature in items
+        if isinstance(feature, tfds.features.Image)
+        or (isinstance(feature, tfds.features.Tensor) and feature.np_dtype == np.uint8 and len(feature.shape) == 3)
+    ]
+    labels = [key for key, feature in items if isinstance(feature, tfds.features.ClassLabel)]
+    if not images:
+        raise UserError(f"tfds:{name} has no image among {', '.join(features)}; choose a data set of images.")
+    return images[0], labels[0] if labels else None
+
+
+def _shape(
+    declared: tuple[int | None, ...], image_size: int | None, channels: int | None, name: str
+) -> tuple[int, int, int]:
+    channels = channels or (1 if declared[-1] == 1 else 3)
+    height, width = (image_size or declared[0]), (image_size or declared[1])
+    if height is None or width is None:
+        raise UserError(f"the images of tfds:{name} differ in size; give image_size, such as image_size=224.")
+    return height, width, channels
+
+
+def _not_prepared(name: str, data_dir: str | os.PathLike[str] | None) -> UserError:
+    where = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return UserError(
+        f"tfds:{name} is not prepared in {where}; where there is a network and tensorflow, run: "
+        + _command(name, data_dir)
+    )
+
+
+def _command(name: str, data_dir: str | os.PathLike[str] | None = None) -> str:
+    where = f", data_dir={str(data_dir)!r}" if data_dir else ""
+    call = f"tfds.builder({name!r}{where}, file_format='array_record').download_and_prepare()"
+    return f'python -c "import tensorflow_datasets as tfds; {call}"'
