@@ -103,7 +103,7 @@ def _groups(
     groups = [
         Group(
             name=name,
-            colour=colour,
+            colour=colour if labelled else 1,
             count=len(rows),
             path="".join(f"M{x:.1f} {y:.1f}h0" for x, y in points[rows]),
             anchor=anchors[colour - 1] if colour else None,

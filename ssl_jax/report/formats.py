@@ -77,10 +77,15 @@ def date(text: Any) -> str:
 
 
 def describe(value: Any) -> str:
-    """One line for any JSON value: lists joined by commas, records as `key value` pairs, None as a dash."""
+    """One line for any JSON value: lists joined by commas, records as `key value` pairs, None as a dash.
+
+    A list of one text several times, such as the devices of a host, is `8 x TPU v4`.
+    """
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {describe(item)}" for key, item in value.items()) or DASH
     if isinstance(value, (list, tuple)):
+        if len(value) > 1 and isinstance(value[0], str) and all(item == value[0] for item in value):
+            return f"{len(value)} x {value[0]}"
         return ", ".join(describe(item) for item in value) or DASH
     if isinstance(value, float):
         return number(value, 6)

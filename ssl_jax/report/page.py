@@ -147,7 +147,7 @@ def warnings(
     steps, loss = plots.series(metrics, "loss")
     bad = steps[~np.isfinite(loss)]
     if len(bad):
-        found.append(f"The loss is not a finite number at {len(bad)} logged step(s), first at step {bad[0]:,.0f}.")
+        found.append(f"The loss is not finite at {len(bad):,} of {len(loss):,} logged steps, first at {bad[0]:,.0f}.")
     for name in results.BASELINES:
         beaten = [row.protocol for row in results.best(rows) if name in row.worse]
         if beaten:

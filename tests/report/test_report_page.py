@@ -2,7 +2,6 @@
 
 import html.parser
 import re
-import time
 
 import numpy as np
 import pytest
@@ -162,6 +161,7 @@ def test_any_section_may_be_missing(tmp_path, missing):
 def test_almost_nothing_given(tmp_path, metrics):
     text = render(tmp_path, title="Bare", run={}, metrics=metrics)
     Elements(text)
+    assert ("The loss is not finite at" in text) == (len(metrics) > 1)
     body = re.sub(r"<style>.*?</style>", "", text, flags=re.S).replace("None of", "")
     assert not re.search(r"\b(nan|None|inf)\b", body)
     assert "The command line was not recorded." in text
@@ -189,7 +189,7 @@ def test_nan_in_the_results_is_a_dash(tmp_path):
     assert "No better" not in text
 
 
-def test_long_runs_and_large_pictures_stay_small_and_quick(tmp_path):
+def test_long_runs_and_large_pictures_stay_small(tmp_path):
     inputs = everything()
     rng = np.random.default_rng(0)
     inputs["metrics"] = [{"step": i, "time": i, "loss": float(rng.normal()), "knn_top1": 0.5} for i in range(10_000)]
@@ -202,10 +202,8 @@ def test_long_runs_and_large_pictures_stay_small_and_quick(tmp_path):
         "neighbour_label": None,
     }
     inputs["embedding_map"] = {"xy": rng.normal(size=(5000, 2)), "thumbnails": images(5000, 16, 16, 3)}
-    start = time.perf_counter()
     text = render(tmp_path, **inputs)
     assert len(text) < 3_000_000
-    assert time.perf_counter() - start < 60
     Elements(text)
 
 

@@ -45,6 +45,11 @@ def test_date_and_command():
     assert formats.command_line("a  b") == "a  b"
 
 
+def test_describe_counts_equal_devices_but_not_numbers():
+    assert formats.describe(["TPU v4"] * 8) == "8 x TPU v4"
+    assert formats.describe((2, 2)) == "2, 2"
+
+
 def test_flatten_keeps_order_and_empty_records():
     nested = {"b": {"x": 1, "y": {"z": None}}, "a": (1, 2), "c": {}}
     assert list(formats.flatten(nested)) == [("b.x", "1"), ("b.y.z", "–"), ("a", "1, 2"), ("c", "–")]  # noqa: RUF001
