@@ -8,6 +8,7 @@ vmapped by the caller: `adjust_*` and friends are deterministic, `random_*` take
 """
 
 from ssl_jax.augment.blur import gaussian_blur, random_gaussian_blur
+from ssl_jax.augment.clean import prepare
 from ssl_jax.augment.color import (
     adjust_brightness,
     adjust_contrast,
@@ -20,16 +21,16 @@ from ssl_jax.augment.color import (
     to_grey,
 )
 from ssl_jax.augment.crop import (
-    crop_and_resize,
     crop_box,
     flip_left_right,
     random_flip_left_right,
     random_resized_crop,
 )
 from ssl_jax.augment.erase import random_erasing
-from ssl_jax.augment.prepare import prepare
 from ssl_jax.augment.presets import byol, moco_v1, moco_v2, simclr, simclr_view
-from ssl_jax.augment.views import View, two_views, views
+from ssl_jax.augment.recipe import two_views, views
+from ssl_jax.augment.resize import crop_and_resize
+from ssl_jax.augment.view import View
 
 __all__ = [
     "View",

@@ -4,14 +4,16 @@
 """
 
 import functools
-import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ssl_jax.augment import platform
+from ssl_jax.augment.resize import add
 from ssl_jax.core import UserError
 
 
@@ -34,11 +36,11 @@ def _reflected(n: int, taps: int) -> np.ndarray:
     return np.where(index >= n, 2 * (n - 1) - index, index)
 
 
-def _shifted_sums(image: Float[Array, "c h w"], weights: Float[Array, " k"]) -> Float[Array, "c h w"]:
+def by_shifts(image: Float[Array, "c h w"], weights: Float[Array, " k"]) -> Float[Array, "c h w"]:
+    """Blur as sums of shifted images: for CPUs, where small products lose to plain vector code."""
     height, width = image.shape[1:]
     taps = weights.shape[0]
     half = taps // 2
-    add = functools.partial(functools.reduce, operator.add)
     x = jnp.pad(image, ((0, 0), (half, half), (0, 0)), mode="reflect")
     x = add(x[:, k : k + height] * weights[k] for k in range(taps))
     x = jnp.pad(x, ((0, 0), (0, 0), (half, half)), mode="reflect")
@@ -51,17 +53,17 @@ def _toeplitz(weights: Float[Array, " k"], n: int) -> Float[Array, "n n"]:
     return jnp.einsum("okn,k->on", jnp.asarray(hit, jnp.float32), weights)
 
 
-def _matrix_products(image: Float[Array, "c h w"], weights: Float[Array, " k"]) -> Float[Array, "c h w"]:
-    rows, columns = _toeplitz(weights, image.shape[1]), _toeplitz(weights, image.shape[2])
-    x = jnp.einsum("ph,chw->cpw", rows, image)
-    return jnp.einsum("qw,cpw->cpq", columns, x)
+def by_matmul(image: Float[Array, "c h w"], weights: Float[Array, " k"]) -> Float[Array, "c h w"]:
+    """Blur as two matrix products: for machines with matrix units."""
+    product: Any = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+    x = product("ph,chw->cpw", _toeplitz(weights, image.shape[1]), image)
+    return product("qw,cpw->cpq", _toeplitz(weights, image.shape[2]), x)
 
 
-def blur_planes(image: Float[Array, "c h w"], sigma: Float[Array, ""], *, taps: int) -> Float[Array, "c h w"]:
-    """Do `gaussian_blur` with the channels first."""
-    if taps % 2 == 0 or taps // 2 >= min(image.shape[1:]):
-        raise UserError(f"a blur kernel of {taps} taps does not fit: it must be odd, and its half below the image size")
-    return platform.choose(cpu=_shifted_sums, default=_matrix_products)(image, gaussian_weights(sigma, taps))
+def check_fit(taps: int, image_size: tuple[int, int]) -> None:
+    """Raise UserError unless a kernel is odd and its half smaller than the image, as reflection needs."""
+    if taps % 2 == 0 or taps // 2 >= min(image_size):
+        raise UserError(f"a blur kernel of {taps} taps must be odd, and its half smaller than the image {image_size}")
 
 
 def gaussian_blur(image: Float[Array, "h w c"], sigma: float | Float[Array, ""], *, taps: int) -> Float[Array, "h w c"]:
@@ -70,7 +72,9 @@ def gaussian_blur(image: Float[Array, "h w c"], sigma: float | Float[Array, ""],
     Raises:
       UserError: the kernel is even or too large for reflection.
     """
-    planes = blur_planes(jnp.transpose(image, (2, 0, 1)), jnp.asarray(sigma, image.dtype), taps=taps)
+    check_fit(taps, (image.shape[0], image.shape[1]))
+    weights = gaussian_weights(jnp.asarray(sigma, jnp.float32), taps)
+    planes = platform.choose(cpu=by_shifts, default=by_matmul)(jnp.transpose(image, (2, 0, 1)), weights)
     return jnp.transpose(planes, (1, 2, 0))
 
 

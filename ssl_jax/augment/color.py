@@ -13,6 +13,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's rounding of ITU-R 601
@@ -145,6 +146,29 @@ def color_jitter(
     return image
 
 
+def color_jitter_by_branch(
+    image: Float[Array, "*s"],
+    factors: Float[Array, "4"],
+    order: Int[Array, " n"],
+    *,
+    active: tuple[int, ...] = (BRIGHTNESS, CONTRAST, SATURATION, HUE),
+    channel_axis: int = -1,
+) -> Float[Array, "*s"]:
+    """Do `color_jitter` with real branches, each operation once: for a loop over images; slow under vmap."""
+    operations = [
+        lambda x, f: adjust_brightness(x, f),
+        lambda x, f: adjust_contrast(x, f, channel_axis=channel_axis),
+        lambda x, f: adjust_saturation(x, f, channel_axis=channel_axis),
+        lambda x, f: adjust_hue(x, f, channel_axis=channel_axis),
+    ]
+    position = np.zeros(4, np.int32)
+    position[list(active)] = np.arange(len(active))
+    branches = [operations[i] for i in active]
+    for i in range(len(active)):
+        image = lax.switch(jnp.asarray(position)[order[i]], branches, image, factors[order[i]])
+    return image
+
+
 def active_operations(strengths: tuple[float, float, float, float], channels: int) -> tuple[int, ...]:
     """Return the jitter operations that change an image with so many channels."""
     without_colour = (BRIGHTNESS, CONTRAST)
@@ -181,5 +205,5 @@ def random_color_jitter(
     active = active_operations(strengths, image.shape[channel_axis])
     if not active:
         return image
-    factors, order = jitter_from_uniforms(jax.random.uniform(key, (JITTER_DRAWS,)), strengths, active)
+    factors, order = jitter_from_uniforms(jax.random.uniform(key, (JITTER_DRAWS,), jnp.float32), strengths, active)
     return color_jitter(image, factors, order, active=active, channel_axis=channel_axis)

@@ -11,7 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
-from ssl_jax.augment.views import MakeViews, Stats, View, two_views
+from ssl_jax.augment.recipe import MakeViews, Stats, two_views
+from ssl_jax.augment.view import View
 
 
 def _with(view: View, overrides: dict[str, Any]) -> View:

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Shaped
 
-from ssl_jax.augment import color, crop
-from ssl_jax.augment.views import Stats, check_images
+from ssl_jax.augment import color, resize
+from ssl_jax.augment.recipe import Stats, check_images
 
 
 def prepare(
@@ -38,7 +38,7 @@ def prepare(
     else:  # the centre square of the resized image is the resized centre square, up to a fraction of a pixel
         box = jnp.array([(height - side) / 2, (width - side) / 2, side, side], jnp.float32)
         box = jnp.floor(box).astype(jnp.int32)
-        x = jax.vmap(lambda im: crop.crop_and_resize(im, box, (size, size)))(image)
+        x = jax.vmap(lambda im: resize.crop_and_resize(im, box, (size, size)))(image)
     x = x * np.float32(1 / 255)
     if mean is not None and std is not None:
         x = color.normalize(x, mean, std)

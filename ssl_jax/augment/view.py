@@ -1,0 +1,152 @@
+"""A view as data, and the random numbers that one view of one image takes."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ssl_jax.augment import blur, color, crop, erase, resize
+from ssl_jax.core import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """How one view is made. The steps are applied in the order of the fields; the defaults only crop.
+
+    Parts with probability 0 (or strengths 0) are not traced and cost nothing.
+
+    Attributes:
+      crop_scale: range of the crop's area as a share of the image's, or None to resize the whole image.
+      crop_ratio: range of the crop's width / height (log-uniform).
+      method: interpolation, "linear" or "cubic" (clipped to [0, 1] afterwards).
+      antialias: widen the interpolation kernel when a crop shrinks.
+      flip: probability of a mirror image.
+      jitter: strengths of brightness, contrast, saturation and hue; each image has its own order.
+      jitter_prob: probability of the jitter.
+      grey_prob: probability of greyscale.
+      blur_prob: probability of Gaussian blur.
+      blur_sigma: range of its width in pixels.
+      blur_taps: its kernel size, odd; None: a tenth of the view's size.
+      solarize_prob: probability of inverting values at or above `solarize_threshold`.
+      solarize_threshold: see there.
+      erase_prob: probability of erasing a rectangle, after normalisation, to 0.
+      erase_scale: range of its area as a share of the view's.
+      erase_ratio: range of its height / width (log-uniform).
+
+    Raises:
+      UserError: a probability outside [0, 1], a range that is not positive, or strengths that make no sense.
+    """
+
+    crop_scale: tuple[float, float] | None = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    method: str = "linear"
+    antialias: bool = True
+    flip: float = 0.0
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jitter_prob: float = 0.0
+    grey_prob: float = 0.0
+    blur_prob: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_taps: int | None = None
+    solarize_prob: float = 0.0
+    solarize_threshold: float = 0.5
+    erase_prob: float = 0.0
+    erase_scale: tuple[float, float] = (0.02, 0.33)
+    erase_ratio: tuple[float, float] = (0.3, 3.3)
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "jitter_prob", "grey_prob", "blur_prob", "solarize_prob", "erase_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"View({name}={getattr(self, name)}): a probability lies between 0 and 1")
+        for name in ("crop_scale", "crop_ratio", "blur_sigma", "erase_scale", "erase_ratio"):
+            pair = getattr(self, name)
+            if pair is not None and not 0 < pair[0] <= pair[1]:
+                raise UserError(f"View({name}={pair}): give a positive range (low, high)")
+        if min(self.jitter) < 0 or self.jitter[3] > 0.5:
+            raise UserError(f"View(jitter={self.jitter}): strengths are not negative, and the hue's is at most 0.5")
+        if self.method not in resize.METHODS:
+            raise UserError(f"View(method={self.method!r}): use one of {', '.join(resize.METHODS)}")
+
+    def active_jitter(self, channels: int) -> tuple[int, ...]:
+        """Return the jitter operations that change an image with so many channels."""
+        return color.active_operations(self.jitter, channels) if self.jitter_prob > 0 else ()
+
+
+Flag = Bool[Array, ""]
+
+
+class Drawn(NamedTuple):
+    """The random parameters of one view of one image; None for parts that the recipe does not have.
+
+    Each part is a flag and its parameters. Where the flag is off the parameters are neutral (factor 1, ...), so that
+    code without branches may apply the part anyway.
+    """
+
+    rows: resize.Taps
+    columns: resize.Taps
+    flip: Flag | None = None
+    jitter: tuple[Flag, Float[Array, "4"], Int[Array, " n"]] | None = None  # factors and order
+    grey: tuple[Flag, Float[Array, ""]] | None = None  # saturation
+    blur: tuple[Flag, Float[Array, " k"]] | None = None  # weights
+    solarize: tuple[Flag, Float[Array, ""]] | None = None  # threshold
+    erase: tuple[Flag, Float[Array, "4"]] | None = None  # rectangle
+
+
+def _uniforms(key: PRNGKeyArray, view: View, channels: int) -> dict[str, Float[Array, " n"]]:
+    """Draw all uniforms of a view at once; for parts with a probability the first one decides."""
+    counts = {
+        "crop": crop.CROP_DRAWS * (view.crop_scale is not None),
+        "flip": 1 * (view.flip > 0),
+        "jitter": (1 + color.JITTER_DRAWS) * (len(view.active_jitter(channels)) > 0),
+        "grey": 1 * (view.grey_prob > 0 and channels == 3),
+        "blur": 2 * (view.blur_prob > 0),
+        "solarize": 1 * (view.solarize_prob > 0),
+        "erase": (1 + erase.ERASE_DRAWS) * (view.erase_prob > 0),
+    }
+    uniforms = jax.random.uniform(key, (sum(counts.values()),), jnp.float32)
+    parts, used = {}, 0
+    for name, n in counts.items():
+        if n > 0:
+            parts[name] = uniforms[used : used + n]
+            used += n
+    return parts
+
+
+def draw(key: PRNGKeyArray, view: View, image_shape: tuple[int, int, int], size: int) -> Drawn:
+    """Draw the parameters of one view of one image `[h w c]`; they depend on the key alone."""
+    height, width, channels = image_shape
+    u = _uniforms(key, view, channels)
+    box = crop.whole((height, width))
+    if view.crop_scale is not None:
+        box = crop.box_from_uniforms(u["crop"], (height, width), scale=view.crop_scale, ratio=view.crop_ratio)
+    rows, columns = resize.box_taps(box, (height, width), (size, size), method=view.method, antialias=view.antialias)
+    drawn = Drawn(rows, columns)
+    if "flip" in u:
+        drawn = drawn._replace(flip=u["flip"][0] < view.flip)
+    if "jitter" in u:
+        happens = u["jitter"][0] < view.jitter_prob
+        factors, order = color.jitter_from_uniforms(u["jitter"][1:], view.jitter, view.active_jitter(channels))
+        neutral = jnp.array([1, 1, 1, 0], jnp.float32)
+        drawn = drawn._replace(jitter=(happens, jnp.where(happens, factors, neutral), order))
+    if "grey" in u:
+        happens = u["grey"][0] < view.grey_prob
+        drawn = drawn._replace(grey=(happens, jnp.where(happens, jnp.float32(0), 1)))
+    if "blur" in u:
+        happens = u["blur"][0] < view.blur_prob
+        sigma = view.blur_sigma[0] + u["blur"][1] * (view.blur_sigma[1] - view.blur_sigma[0])
+        n_taps = view.blur_taps or blur.kernel_size(size)
+        blur.check_fit(n_taps, (size, size))
+        weights = blur.gaussian_weights(jnp.where(happens, sigma, 0), n_taps)
+        drawn = drawn._replace(blur=(happens, weights))
+    if "solarize" in u:
+        happens = u["solarize"][0] < view.solarize_prob
+        drawn = drawn._replace(solarize=(happens, jnp.where(happens, jnp.float32(view.solarize_threshold), 2)))
+    if "erase" in u:
+        happens = u["erase"][0] < view.erase_prob
+        rectangle = erase.rectangle_from_uniforms(
+            u["erase"][1:], (size, size), scale=view.erase_scale, ratio=view.erase_ratio
+        )
+        drawn = drawn._replace(erase=(happens, jnp.where(happens, rectangle, 0)))
+    return drawn
