@@ -19,7 +19,12 @@ new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/
 
 find_python() {
   local candidate
-  for candidate in "${SSL_JAX_PYTHON:-python3}" python3 python3.12 python3.13 python3.11 python3.14 python; do
+  if [ -n "${SSL_JAX_PYTHON:-}" ]; then
+    new_enough "$SSL_JAX_PYTHON" || fail "SSL_JAX_PYTHON=$SSL_JAX_PYTHON is no Python 3.11 or newer"
+    printf '%s\n' "$SSL_JAX_PYTHON"
+    return
+  fi
+  for candidate in python3 python3.12 python3.13 python3.11 python3.14 python; do
     if have "$candidate" && new_enough "$candidate"; then
       printf '%s\n' "$candidate"
       return
@@ -131,7 +136,9 @@ find_fashion_mnist() {
     has_fashion_mnist "$FASHION_MNIST_DIR" && return
   fi
   FASHION_MNIST_DIR=$place
-  apt_install dataset-fashion-mnist && has_fashion_mnist "$place" && return
+  if [ "$(id -u)" != 0 ]; then # last: with sudo it changes the machine
+    apt_install dataset-fashion-mnist && has_fashion_mnist "$place" && return
+  fi
   unset FASHION_MNIST_DIR
   return 1
 }
