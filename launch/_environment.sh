@@ -10,6 +10,8 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=${SSL_JAX_VENV:-$root/.venv}
 case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 
+debian_fashion_mnist=/usr/share/datasets/fashion-mnist
+
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "error: $*"; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -110,7 +112,7 @@ has_fashion_mnist() {
 
 # Finds Fashion-MNIST or fetches Debian's package of it (30 MB), and exports FASHION_MNIST_DIR. False if it cannot.
 find_fashion_mnist() {
-  local unpacked=$root/.cache/fashion-mnist place=/usr/share/datasets/fashion-mnist package
+  local unpacked=$root/.cache/fashion-mnist place=$debian_fashion_mnist package
   if [ -n "${FASHION_MNIST_DIR:-}" ]; then
     has_fashion_mnist "$FASHION_MNIST_DIR" || fail "FASHION_MNIST_DIR=$FASHION_MNIST_DIR does not hold the four files train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz"
     FASHION_MNIST_DIR=$(cd -- "$FASHION_MNIST_DIR" && pwd)

@@ -10,7 +10,7 @@ Installs ssl_jax in a virtual environment (.venv in the repository), pre-trains 
 without labels, compares its features with raw pixels and with a random network, and writes WORKDIR/report.html.
 Needs Python 3.11 or newer and, the first time, a network. WORKDIR is runs/quickstart where it is not given.
 
-  --fast             a run of seconds, to see that everything works; its figures mean nothing
+  --fast             a run of seconds on scikit-learn's digits, to see that everything works; its figures mean nothing
 
 Environment:
   QUICKSTART_CONFIG  another config than `quickstart`; for example quickstart:test (what --fast does)
@@ -20,7 +20,7 @@ Environment:
 TEXT
 }
 
-config=${QUICKSTART_CONFIG:-}
+config=${QUICKSTART_CONFIG:-quickstart}
 workdir=
 while [ $# -gt 0 ]; do
   case $1 in
@@ -37,8 +37,8 @@ workdir=${workdir:-runs/quickstart}
 . "$(dirname -- "${BASH_SOURCE[0]}")/_environment.sh"
 
 install_package core
-if [ -z "$config" ]; then
-  config=quickstart
+options=() # for the config
+if [ "$config" = quickstart ]; then # the others need no data, or know their own
   if ! find_fashion_mnist; then
     config=quickstart:digits
     say "
@@ -49,12 +49,12 @@ are not those of the documentation. For those, install Debian's package dataset-
 set FASHION_MNIST_DIR to a folder with the four files of Fashion-MNIST, and run this again.
 ************************************************************************************************
 "
+  elif [ "$FASHION_MNIST_DIR" != "$debian_fashion_mnist" ]; then
+    options=(--config.data_dir="$FASHION_MNIST_DIR")
   fi
-elif [[ $config != *digits* ]]; then
-  find_fashion_mnist || say "note: Fashion-MNIST is not here and could not be fetched; $config must do without it."
 fi
 
-"$venv/bin/ssl-jax" pretrain --config="$config" --workdir="$workdir"
+"$venv/bin/ssl-jax" pretrain --config="$config" ${options[@]+"${options[@]}"} --workdir="$workdir"
 "$venv/bin/ssl-jax" evaluate --workdir="$workdir" --protocol=knn,linear
 workdir=$(cd -- "$workdir" && pwd)
 if [ "$config" = quickstart:digits ]; then say "Note: trained on scikit-learn's digits, not on Fashion-MNIST (see the warning above)."; fi

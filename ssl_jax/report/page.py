@@ -116,12 +116,12 @@ def facts(
     speeds = [line["images_per_second"] for line in metrics if formats.is_number(line.get("images_per_second"))]
     found = {
         "Method": _name(config.get("method")),
-        "Encoder": _name(config.get("encoder")) or _name(tested.get("encoder")),
+        "Encoder": _name(config.get("encoder")),
         "Data": _data(run.get("data")) or _data(tested.get("data")),
         "Steps": formats.number(max(steps), 12) if steps else "",
         "Time": formats.duration(_elapsed(seconds)) if seconds else "",
         "Images per second": formats.number(float(np.median(speeds)), 3) if speeds else "",
-        "Devices": formats.describe(run.get("devices")) if run.get("devices") else "",
+        "Devices": _devices(run.get("devices")) if run.get("devices") else "",
     }
     return [(name, text) for name, text in found.items() if text]
 
@@ -171,13 +171,21 @@ def _name(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def _devices(value: Any) -> str:
+    """Number and kind of the devices, `8 x TPU v4`, from a record of both or from a list."""
+    if isinstance(value, Mapping) and {"kind", "count"} <= value.keys():
+        return f"{value['count']} x {value['kind']}"
+    return formats.describe(value)
+
+
 def _data(value: Any) -> str:
     """Name and size of the data, or its split where the size is not known."""
     if not isinstance(value, Mapping):
         return "" if value is None else str(value)
     size = next((value[key] for key in ("examples", "size", "length") if formats.is_number(value.get(key))), None)
+    name = value.get("name") or value.get("train")
     extent = value.get("split") if size is None else f"{size:,} images"
-    return ", ".join(str(part) for part in (value.get("name"), extent) if part)
+    return ", ".join(str(part) for part in (name, extent) if part)
 
 
 def _coarse(pictures: np.ndarray | None) -> bool:

@@ -231,3 +231,20 @@ def test_elapsed_time_from_clock_or_stopwatch():
 
     assert shown([1.7e9, 1.7e9 + 3700]) == "1 h 1 min"
     assert shown([5.0, 65.0]) == "1 min 5 s"
+
+
+def test_facts_of_the_record_that_training_writes():
+    run = {
+        "config": {"method": "simclr", "encoder": "convnet"},
+        "devices": {"platform": "tpu", "kind": "TPU v4", "count": 8},
+        "data": {"train": "fashion_mnist train", "fingerprint": "ab"},
+    }
+    shown = dict(page.facts(run, [{"step": 400, "time": 90.0}], {"step": 400, "encoder": "student"}))
+    assert shown == {
+        "Method": "simclr",
+        "Encoder": "convnet",
+        "Data": "fashion_mnist train",
+        "Steps": "400",
+        "Time": "1 min 30 s",
+        "Devices": "8 x TPU v4",
+    }
