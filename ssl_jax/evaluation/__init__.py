@@ -1,1 +1,16 @@
-"""."""
+"""Evaluation of frozen features: functions of arrays, none of which knows a method."""
+
+from ssl_jax.evaluation.features import embed, teacher_of, to_float
+from ssl_jax.evaluation.knn import knn_accuracy, knn_predict
+from ssl_jax.evaluation.linear import few_labels, fit_linear, linear_probe
+
+__all__ = [
+    "embed",
+    "few_labels",
+    "fit_linear",
+    "knn_accuracy",
+    "knn_predict",
+    "linear_probe",
+    "teacher_of",
+    "to_float",
+]

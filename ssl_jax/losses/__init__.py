@@ -1,1 +1,17 @@
-"""."""
+"""Pure losses: arrays in, scalar out; computed in at least float32, over the global batch."""
+
+from ssl_jax.losses.infonce import infonce, infonce_logits
+from ssl_jax.losses.normalize import at_least_float32, l2_normalize
+from ssl_jax.losses.ntxent import ntxent
+from ssl_jax.losses.regression import cosine, negative_cosine, normalized_mse
+
+__all__ = [
+    "at_least_float32",
+    "cosine",
+    "infonce",
+    "infonce_logits",
+    "l2_normalize",
+    "negative_cosine",
+    "normalized_mse",
+    "ntxent",
+]

@@ -1,0 +1,80 @@
+"""What every recipe starts from. A recipe sets what differs; `--config.FIELD=VALUE` overrides any field."""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def base(method: str) -> ConfigDict:
+    """Return the fields of a run with their defaults, for a method of `ssl_jax.methods`."""
+    c = ConfigDict()
+    c.method = method
+    c.method_args = ConfigDict()  # keyword arguments of the method's factory
+    c.encoder = "resnet50"  # a name of ssl_jax.nets
+    c.encoder_args = ConfigDict()  # fields of the encoder's module
+    c.dtype = "float32"  # of the encoder's arithmetic: float32 or bfloat16
+
+    c.data = "tfds:imagenet2012"  # fashion_mnist, digits, folder:PATH, tfds:NAME
+    c.train_split = "train"
+    c.test_split = "test"
+    c.data_dir = config_dict.placeholder(str)  # where the data is, if not in its usual place
+    c.image_size = 256  # host side: shorter side and centre square in pixels; 0 keeps the native size
+    c.channels = 0  # 1 or 3; 0 takes the images' own
+    c.view_size = 224  # what the network sees, in pixels; 0 is the image size
+    c.augment = "simclr"  # a recipe of ssl_jax.augment
+    c.augment_args = ConfigDict()  # its keyword arguments
+    c.normalize = "imagenet"  # mean and deviation: imagenet, data (measured) or none
+
+    c.seed = 0
+    c.batch_size = 256
+    c.epochs = 100.0
+    c.steps = config_dict.placeholder(int)  # takes the place of epochs
+    c.optimizer = "sgd"  # sgd, adamw, lars, lars_byol, lamb
+    c.optimizer_args = ConfigDict({"weight_decay": 1e-4})
+    c.learning_rate = 0.03
+    c.learning_rate_scaling = "none"  # none, linear (batch / 256) or sqrt of the batch
+    c.warmup_epochs = 0.0
+
+    # From here on nothing changes the training itself, so a run may be continued with other values.
+    c.log_every = 50  # steps between lines of progress and metrics
+    c.checkpoint_every = 1000  # steps; the end is always saved
+    c.keep_checkpoints = 2
+    c.probe = True  # online linear probe, where there are labels
+    c.knn_every = 0  # steps between k-NN checks on training images; 0 is a fifth of the run, -1 never
+    c.knn_bank = 5000
+    c.knn_queries = 1000
+    return c
+
+
+def small_images(c: ConfigDict) -> ConfigDict:
+    """Turn a recipe to Fashion-MNIST on a CPU: native size, a small network, statistics of the data."""
+    c.encoder = "convnet"
+    c.encoder_args = ConfigDict()
+    c.data = "fashion_mnist"
+    c.image_size = 0
+    c.view_size = 0
+    c.normalize = "data"
+    return c
+
+
+def test(c: ConfigDict) -> ConfigDict:
+    """Turn a recipe to one that runs in seconds on a CPU: scikit-learn's digits, a tiny network, a few steps."""
+    c = small_images(c)
+    c.data = "digits"
+    c.encoder_args = ConfigDict({"widths": (8, 16)})
+    c.batch_size = 64
+    c.steps = 20
+    c.learning_rate_scaling = "none"
+    c.optimizer = "adamw"
+    c.optimizer_args = ConfigDict({"weight_decay": 1e-4})
+    c.learning_rate = 1e-3
+    c.warmup_epochs = 0.0
+    c.log_every = 10
+    c.checkpoint_every = 10
+    c.knn_bank, c.knn_queries = 500, 200
+    return c
+
+
+def parse(arg: str, *known: str) -> str:
+    """Return the variant after the colon of `--config=NAME:VARIANT`, which must be one of `known` or empty."""
+    if arg and arg not in known:
+        raise ValueError(f"unknown variant {arg!r}; this config has {', '.join(known)}")
+    return arg

@@ -1,0 +1,65 @@
+"""Checkpoints through orbax: the whole `TrainState`, what watches it, and the position in the data, in one step.
+
+This file is the only one that knows orbax, whose interface is moving.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decision_policy
+
+from ssl_jax.core import PyTree, UserError
+
+
+class Checkpoints:
+    """The checkpoints of one run, by step; saves are asynchronous and the newest `keep` stay.
+
+    Args:
+      directory: where they are; made if missing.
+      every: save at multiples of this many steps.
+      keep: how many to keep.
+      read_only: neither save nor tidy up.
+    """
+
+    def __init__(self, directory: pathlib.Path, *, every: int = 1, keep: int = 2, read_only: bool = False):
+        """Open the directory; leftovers of interrupted saves are removed, unless `read_only`."""
+        options = ocp.CheckpointManagerOptions(
+            save_decision_policy=save_decision_policy.FixedIntervalPolicy(every),
+            preservation_policy=preservation_policy.LatestN(keep),
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+        )
+        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def items(self, step: int) -> set[str]:
+        """Names of the trees in a checkpoint."""
+        return {name for name, value in self._manager.item_metadata(step).items() if value is not None}
+
+    def save(self, step: int, trees: dict[str, PyTree], position: dict[str, Any], *, force: bool = False) -> bool:
+        """Save named trees and the position in the data, if it is time or `force`; returns whether it was saved."""
+        if self._manager.latest_step() == step:
+            return False
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        return self._manager.save(
+            step, args=ocp.args.Composite(**items, position=ocp.args.JsonSave(position)), force=force
+        )
+
+    def restore(self, step: int, like: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, Any]]:
+        """Restore named trees, shaped and placed as the abstract or concrete trees `like`, and the position."""
+        if step not in self.steps():
+            raise UserError(f"There is no checkpoint of step {step}; there are {self.steps() or 'none'}.")
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items, position=ocp.args.JsonRestore()))
+        return {name: restored[name] for name in like}, restored["position"]
+
+    def close(self) -> None:
+        """Wait for the saves under way."""
+        self._manager.wait_until_finished()
+        self._manager.close()

@@ -1,0 +1,281 @@
+"""The command line `ssl-jax`: absl flags, and configs of ml_collections that become keyword arguments from here on."""
+
+import difflib
+import importlib.resources
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags, logging
+
+from ssl_jax.core import UserError
+
+USAGE = """Self-supervised image representation learning in JAX.
+
+  ssl-jax pretrain --config=NAME[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...]
+  ssl-jax evaluate --workdir=DIR [--protocol=knn,linear] [--encoder=student|teacher] [--step=N]
+  ssl-jax embed    --workdir=DIR --data=folder:PATH --out=FILE.npz
+  ssl-jax report   --workdir=DIR
+  ssl-jax methods
+
+`ssl-jax COMMAND --help` tells a command's flags. A config is a name that ships with the library ({configs})
+or the path of a .py file."""
+
+
+def config_names() -> list[str]:
+    """Configs that ship with the library."""
+    files = importlib.resources.files("ssl_jax.configs").iterdir()
+    names = (pathlib.Path(f.name) for f in files)
+    return sorted(n.stem for n in names if n.suffix == ".py" and n.stem not in ("__init__", "common"))
+
+
+def resolve_config(value: str) -> str:
+    """Turn `simclr:test` into the packaged file's path with its variant; a path stays as it is, if it exists."""
+    name, colon, variant = value.partition(":")
+    if name.endswith(".py") or os.sep in name:
+        if not pathlib.Path(name).is_file():
+            raise UserError(f"There is no config file {name!r}; configs by name are {', '.join(config_names())}.")
+        return value
+    if name not in config_names():
+        near = difflib.get_close_matches(name, config_names(), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"Unknown config {name!r}; there is {', '.join(config_names())}, or a path.{hint}")
+    return str(importlib.resources.files("ssl_jax.configs") / f"{name}.py") + colon + variant
+
+
+def _with_resolved_config(argv: Sequence[str]) -> list[str]:
+    """Resolve the config's name in `--config=NAME` or `--config NAME`."""
+    out, following = [], False
+    for arg in argv:
+        if following:
+            out.append(resolve_config(arg))
+        elif re.fullmatch(r"--?config=.*", arg):
+            out.append("--config=" + resolve_config(arg.split("=", 1)[1]))
+        else:
+            out.append(arg)
+        following = arg in ("--config", "-config")
+    return out
+
+
+def _parse(values: flags.FlagValues, argv: Sequence[str], command: str) -> None:
+    """Parse flags; whatever is wrong with them becomes one sentence."""
+    flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
+    try:
+        rest = values([f"ssl-jax {command}", *argv])[1:]
+    except flags.Error as error:
+        raise UserError(_first_sentence(str(error))) from error
+    except (KeyError, AttributeError, TypeError, ValueError, OSError) as error:
+        raise UserError(_config_error(error)) from error
+    if values["help"].value:
+        print(f"ssl-jax {command}\n{values.main_module_help() or values.get_help()}")
+        raise SystemExit(0)
+    if rest:
+        raise UserError(f"Don't know what to do with {' '.join(rest)!r}; flags look like --workdir=DIR.")
+
+
+def _first_sentence(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _config_error(error: Exception) -> str:
+    """What ml_collections says about a config, without its tracebacks."""
+    lines = [line for line in str(error.args[0] if error.args else error).strip().splitlines() if line.strip()]
+    return "Config: " + _first_sentence(lines[-1] if lines else repr(error))
+
+
+def _required(values: flags.FlagValues, *names: str) -> None:
+    for name in names:
+        if not values[name].value:
+            raise UserError(f"The flag --{name} is missing.")
+
+
+def _use_compilation_cache() -> None:
+    """Keep compiled programs between runs, in the user's cache directory unless JAX is told another."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(base / "ssl_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _ints(name: str, value: Sequence[str]) -> list[int]:
+    try:
+        return [int(v) for v in value]
+    except ValueError:
+        raise UserError(f"--{name} takes whole numbers separated by commas, not {','.join(value)!r}.") from None
+
+
+def _pretrain(argv: Sequence[str]) -> None:
+    from ml_collections import config_flags
+
+    values = flags.FlagValues()
+    argv = _with_resolved_config(argv)
+    config_flags.DEFINE_config_file(
+        "config", None, "Name or path of a config, with :VARIANT.", flag_values=values, sys_argv=["ssl-jax", *argv]
+    )
+    flags.DEFINE_string("workdir", None, "Directory of the run; made if missing.", flag_values=values)
+    flags.DEFINE_bool("report", True, "Write report.html at the end.", flag_values=values)
+    unknown_field(argv)
+    _parse(values, argv, "pretrain")
+    _required(values, "config", "workdir")
+    from ssl_jax import gallery, workdir
+    from ssl_jax.pretrain import Interrupted, pretrain
+
+    directory = pathlib.Path(values["workdir"].value)
+    try:
+        pretrain(values["config"].value, directory, command=workdir.command_line())
+    except Interrupted as stop:
+        say(f"Stopped at step {stop.step:,} and saved. The same command goes on from there.")
+        raise SystemExit(128 + stop.signal_number) from None
+    if values["report"].value:
+        say(f"Report: {gallery.write_report(directory)}")
+    say(f"Next: ssl-jax evaluate --workdir={directory} --protocol=knn,linear")
+
+
+def unknown_field(argv: Sequence[str]) -> None:
+    """Raise a `UserError` for a misspelt `--config.FIELD`, naming the nearest."""
+    from ml_collections import config_flags
+
+    path = next((arg.split("=", 1)[1] for arg in argv if arg.startswith("--config=")), None)
+    if path is None:
+        return
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=["ssl-jax"])
+    try:
+        values(["ssl-jax", f"--config={path}"])
+        config = values["config"].value
+        fields = list(config.keys())
+    except Exception as error:
+        raise UserError(_config_error(error)) from error
+    for arg in argv:
+        found = re.match(r"--?config\.([A-Za-z0-9_]+)", arg)
+        if found and found[1] not in fields:
+            near = difflib.get_close_matches(found[1], fields, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" There is {', '.join(sorted(fields))}."
+            raise UserError(f"The config has no field {found[1]!r}.{hint}")
+
+
+def _evaluate(argv: Sequence[str]) -> None:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
+    flags.DEFINE_list("protocol", ["knn", "linear"], "Protocols: knn, linear.", flag_values=values)
+    flags.DEFINE_string("encoder", "student", "student or teacher.", flag_values=values)
+    flags.DEFINE_integer("step", None, "Checkpoint; the newest by default.", flag_values=values)
+    flags.DEFINE_string("layer", None, "A feature map instead of the pooled features.", flag_values=values)
+    flags.DEFINE_list("k", ["20"], "Numbers of neighbours for k-NN.", flag_values=values)
+    flags.DEFINE_list("labels", ["1", "10", "100"], "Few-label settings, labels per class.", flag_values=values)
+    flags.DEFINE_integer("trials", 5, "Random draws of the labels per setting.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Of splits and draws.", flag_values=values)
+    flags.DEFINE_bool("report", True, "Write report.html at the end.", flag_values=values)
+    _parse(values, argv, "evaluate")
+    _required(values, "workdir")
+    from ssl_jax import gallery
+    from ssl_jax.evaluate import evaluate, table
+
+    flag = lambda name: values[name].value  # noqa: E731
+    record = evaluate(
+        flag("workdir"),
+        protocols=flag("protocol"),
+        encoder=flag("encoder"),
+        step=flag("step"),
+        layer=flag("layer"),
+        ks=_ints("k", flag("k")),
+        labels_per_class=_ints("labels", flag("labels")),
+        trials=flag("trials"),
+        seed=flag("seed"),
+        announce=say,
+    )
+    print(table(record))
+    say(f"Written to {pathlib.Path(flag('workdir')) / 'evaluation.json'}")
+    if flag("report"):
+        say(f"Report: {gallery.write_report(flag('workdir'), encoder=flag('encoder'), step=flag('step'))}")
+
+
+def _embed(argv: Sequence[str]) -> None:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
+    flags.DEFINE_string("data", None, "Images: folder:PATH, or any data name.", flag_values=values)
+    flags.DEFINE_string("split", "train", "Split of the data.", flag_values=values)
+    flags.DEFINE_string("out", None, "File to write, .npz.", flag_values=values)
+    flags.DEFINE_string("encoder", "student", "student or teacher.", flag_values=values)
+    flags.DEFINE_integer("step", None, "Checkpoint; the newest by default.", flag_values=values)
+    flags.DEFINE_string("layer", None, "A feature map instead of the pooled features.", flag_values=values)
+    _parse(values, argv, "embed")
+    _required(values, "workdir", "data", "out")
+    flag = lambda name: values[name].value  # noqa: E731
+    from ssl_jax.evaluate import embed_data
+
+    count, dim = embed_data(
+        flag("workdir"),
+        flag("data"),
+        flag("out"),
+        split=flag("split"),
+        encoder=flag("encoder"),
+        step=flag("step"),
+        layer=flag("layer"),
+    )
+    say(f"Wrote {count:,} features of {dim} numbers to {flag('out')} (arrays: features, and labels, names if known).")
+
+
+def _report(argv: Sequence[str]) -> None:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
+    flags.DEFINE_string("encoder", "student", "student or teacher.", flag_values=values)
+    flags.DEFINE_integer("step", None, "Checkpoint; the newest by default.", flag_values=values)
+    _parse(values, argv, "report")
+    _required(values, "workdir")
+    from ssl_jax import gallery
+
+    path = gallery.write_report(values["workdir"].value, encoder=values["encoder"].value, step=values["step"].value)
+    say(f"Report: {path}")
+
+
+def _methods(argv: Sequence[str]) -> None:
+    values = flags.FlagValues()
+    _parse(values, argv, "methods")
+    from ssl_jax import catalogue
+
+    print(catalogue.table())
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "pretrain": _pretrain,
+    "evaluate": _evaluate,
+    "embed": _embed,
+    "report": _report,
+    "methods": _methods,
+}
+
+
+def say(text: str) -> None:
+    """Print a message for people, apart from results on standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run a command line without the program's name; raises `UserError` for bad input."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE.format(configs=", ".join(config_names())))
+        return
+    command, *rest = argv
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"Unknown command {command!r}; there is {', '.join(COMMANDS)}.{hint}")
+    logging.set_verbosity(logging.ERROR)  # orbax and flax tell much that is of no use here
+    _use_compilation_cache()
+    COMMANDS[command](rest)
+
+
+def main(argv: Sequence[str] | None = None) -> Any:
+    """Entry point: 0, or 1 with one sentence on standard error for bad input."""
+    try:
+        run(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"ssl-jax: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,207 @@
+"""Linear probe: multinomial logistic regression on frozen features, all settings of a grid trained in one run."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from ssl_jax.core import UserError
+
+RATES = (0.03, 0.1, 0.3)
+PENALTIES = (0.0, 1e-3)
+
+
+def standardize(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Shift and scale every feature by the training mean and deviation (constant features become 0), in float32."""
+    mean, std = train.mean(axis=0), train.std(axis=0)
+    floor = max(1e-6 * float(std.max()), 1e-30)
+    scale = np.where(std > floor, 1.0 / np.maximum(std, floor), 0.0)
+    return [((x - mean) * scale).astype(np.float32) for x in (train, *others)]
+
+
+@functools.partial(jax.jit, static_argnames=("momentum",))
+def _epoch(params, velocity, features, labels, order, rates, penalties, *, momentum):
+    """One pass; `order [steps b]` are the rows of each step, `rates [s]` and `penalties [s]` those of each setting."""
+    settings, dim, classes = params["weight"].shape
+
+    def loss(params, x, y):
+        # One product for all settings: [b d] x [d, settings * classes]. Their losses add up and don't interact.
+        weight = jnp.transpose(params["weight"], (1, 0, 2)).reshape(dim, -1)
+        logits = (x @ weight).reshape(len(x), settings, classes) + params["bias"][None]
+        target = jnp.broadcast_to(y[:, None], logits.shape[:2])
+        cross_entropy = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, target), axis=0)
+        decay = penalties * jnp.sum(params["weight"] ** 2, axis=(1, 2)) / 2
+        return jnp.sum(cross_entropy + decay), cross_entropy
+
+    def step(carry, rows):
+        params, velocity = carry
+        grads, cross_entropy = jax.grad(loss, has_aux=True)(params, features[rows], labels[rows])
+        velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, grads)
+        params = {
+            "weight": params["weight"] - rates[:, None, None] * velocity["weight"],
+            "bias": params["bias"] - rates[:, None] * velocity["bias"],
+        }
+        return (params, velocity), cross_entropy
+
+    return jax.lax.scan(step, (params, velocity), order)
+
+
+def fit_linear(
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    settings: Sequence[tuple[float, float]],
+    *,
+    classes: int,
+    epochs: int = 20,
+    batch_size: int = 1024,
+    momentum: float = 0.9,
+    seed: int = 0,
+    init: dict[str, Array] | None = None,
+) -> tuple[dict[str, Array], Float[np.ndarray, "t s"]]:
+    """Train linear classifiers by SGD with momentum and a cosine rate per epoch, one per setting, all in one run.
+
+    Args:
+      features: any scale, but the rates of `RATES` are meant for standardised ones.
+      labels: 0..classes-1.
+      settings: pairs of learning rate and penalty (weight decay, on the weights and not the bias).
+      classes: number of classes.
+      epochs: passes over the data; the rate of epoch e is `rate / 2 (1 + cos(pi e / epochs))`, as DINO's probe.
+      batch_size: rows a step; of more than n, all rows in order are one step.
+      momentum: heavy ball.
+      seed: of the order of rows.
+      init: weights to start from (zeros by default), `{"weight": [s d c], "bias": [s c]}`.
+
+    Returns:
+      The classifiers, stacked, and the cross-entropy before each of the t steps.
+    """
+    x, y = jnp.asarray(features, jnp.float32), jnp.asarray(labels)
+    n, s = len(features), len(settings)
+    rates, penalties = (jnp.asarray(column, jnp.float32) for column in zip(*settings, strict=True))
+    params = init or {
+        "weight": jnp.zeros((s, features.shape[1], classes), jnp.float32),
+        "bias": jnp.zeros((s, classes), jnp.float32),
+    }
+    velocity = jax.tree.map(jnp.zeros_like, params)
+    batch_size, losses = min(batch_size, n), []
+    for epoch in range(epochs):
+        order = np.random.default_rng((seed, epoch)).permutation(n) if batch_size < n else np.arange(n)
+        order = order[: n // batch_size * batch_size].reshape(-1, batch_size).astype(np.int32)
+        factor = 0.5 * (1 + np.cos(np.pi * epoch / epochs))
+        (params, velocity), loss = _epoch(
+            params, velocity, x, y, jnp.asarray(order), rates * factor, penalties, momentum=momentum
+        )
+        losses.append(loss)
+    return params, np.concatenate([np.asarray(loss) for loss in losses])
+
+
+@jax.jit
+def _hits(params, features, labels):
+    logits = jnp.einsum("nd,sdc->nsc", features, params["weight"]) + params["bias"][None]
+    return jnp.mean((jnp.argmax(logits, axis=-1) == labels[:, None]).astype(jnp.float32), axis=0)
+
+
+def accuracies(
+    params: dict[str, Array], features: np.ndarray, labels: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " s"]:
+    """Accuracy (0..1) of each of the stacked classifiers."""
+    return np.asarray(_hits(params, jnp.asarray(features, jnp.float32), jnp.asarray(labels)))
+
+
+def check_features(*features: np.ndarray) -> None:
+    """Raise a `UserError` if a feature is not a finite number."""
+    if not all(np.isfinite(x).all() for x in features):
+        raise UserError("The features hold NaN or infinity, so no classifier can be fitted; look at the run's loss.")
+
+
+def linear_probe(
+    train: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    test: Float[np.ndarray, "m d"],
+    test_labels: Int[np.ndarray, " m"],
+    *,
+    rates: Sequence[float] = RATES,
+    penalties: Sequence[float] = PENALTIES,
+    held_out: float = 0.1,
+    epochs: int = 20,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Accuracy of a linear classifier on frozen features; the test set is touched once.
+
+    All pairs of rate and penalty are trained at once on nine tenths of the training set, the best on the rest is
+    chosen, and trained again on all of it.
+
+    Args:
+      train: training features, any scale (they are standardised here).
+      labels: their classes.
+      test: test features.
+      test_labels: their classes.
+      rates: learning rates to choose from.
+      penalties: weight decays to choose from.
+      held_out: share of the training set to choose on, 0..1.
+      epochs: passes over the training set.
+      seed: of the split and the order.
+
+    Returns:
+      `{"accuracy", "rate", "penalty", "held_out_accuracy"}`, accuracies in 0..1.
+    """
+    check_features(train, test)
+    classes = int(max(labels.max(), test_labels.max())) + 1
+    train, test = standardize(train, test)
+    settings = list(itertools.product(rates, penalties))
+    order = np.random.default_rng(seed).permutation(len(train))
+    cut = max(int(len(train) * held_out), 1)
+    chosen, rest = order[:cut], order[cut:]
+    params, _ = fit_linear(train[rest], labels[rest], settings, classes=classes, epochs=epochs, seed=seed)
+    scores = accuracies(params, train[chosen], labels[chosen])
+    best = int(np.argmax(scores))
+    params, _ = fit_linear(train, labels, settings[best : best + 1], classes=classes, epochs=epochs, seed=seed)
+    rate, penalty = settings[best]
+    accuracy = float(accuracies(params, test, test_labels)[0])
+    return {"accuracy": accuracy, "rate": rate, "penalty": penalty, "held_out_accuracy": float(scores[best])}
+
+
+def few_labels(
+    train: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    test: Float[np.ndarray, "m d"],
+    test_labels: Int[np.ndarray, " m"],
+    *,
+    per_class: int,
+    trials: int = 5,
+    rate: float = 0.1,
+    penalty: float = 0.1,
+    steps: int = 100,
+    seed: int = 0,
+) -> list[float]:
+    """Accuracies of a linear classifier on `per_class` labels of each class, one per random draw of the labels.
+
+    Features are standardised by the whole training set, which needs no labels; rate and penalty are fixed, since so
+    few labels leave nothing to choose them on. Draws depend on (seed, per_class, trial) only, so that different
+    features are compared on the same labels.
+
+    Raises:
+      UserError: a class has fewer examples than `per_class`.
+    """
+    check_features(train, test)
+    counts = np.bincount(labels)
+    if counts.min() < per_class:
+        short = int(counts.argmin())
+        raise UserError(f"Class {short} has {counts[short]} training examples, fewer than the {per_class} asked for.")
+    train, test = standardize(train, test)
+    stacked = []
+    for trial in range(trials):
+        rng = np.random.default_rng((seed, per_class, trial))
+        index = np.concatenate(
+            [rng.choice(np.flatnonzero(labels == c), per_class, replace=False) for c in range(len(counts))]
+        )
+        params, _ = fit_linear(
+            train[index], labels[index], [(rate, penalty)], classes=len(counts), epochs=steps, batch_size=len(index)
+        )
+        stacked.append(params)
+    params = jax.tree.map(lambda *rows: jnp.concatenate(rows), *stacked)
+    return [float(a) for a in accuracies(params, test, test_labels)]

@@ -1,0 +1,165 @@
+"""From a config to the parts of a run: the one place where ConfigDicts become keyword arguments."""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ssl_jax import augment, data, memory, methods, nets, optim
+from ssl_jax.core import Method, UserError
+from ssl_jax.sharding import data_mesh
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+RECIPES = ("byol", "moco_v1", "moco_v2", "simclr")
+# Fields that don't change what is trained, so that a run may go on with other values.
+ONLOOKERS = ("log_every", "checkpoint_every", "keep_checkpoints", "probe", "knn_every", "knn_bank", "knn_queries")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """The parts that a config names, built.
+
+    Attributes:
+      config: the resolved config.
+      source: training images.
+      method: what to train.
+      tx: optimizer.
+      views: random views for training.
+      prepare: `uint8 [b h w c] -> float`, for evaluation.
+      steps: length of the run.
+      mesh: devices.
+    """
+
+    config: ConfigDict
+    source: data.Source
+    method: Method
+    tx: optax.GradientTransformation
+    views: Callable
+    prepare: Callable
+    steps: int
+    mesh: Mesh
+
+
+def lookup(table: dict[str, Any], name: str, what: str) -> Any:
+    """Find `name` in a table, or raise a `UserError` that lists what there is and names the nearest."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"Unknown {what} {name!r}; there is {', '.join(sorted(table))}.{hint}")
+
+
+def call(function: Callable, what: str, *args: Any, **kwargs: Any) -> Any:
+    """Call a factory, turning a misnamed argument into a `UserError` that names the nearest."""
+    parameters = inspect.signature(function).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for name in kwargs:
+            lookup(dict.fromkeys(parameters), name, f"argument of the {what}")
+    try:
+        return function(*args, **kwargs)
+    except TypeError as error:
+        raise UserError(f"The {what} can't be built with {kwargs}: {error}.") from error
+
+
+def load_data(config: ConfigDict, split: str) -> data.Source:
+    """The images of one split, at the config's host-side size."""
+    return data.load(
+        config.data,
+        split,
+        image_size=config.image_size or None,
+        channels=config.channels or None,
+        data_dir=config.data_dir,
+    )
+
+
+def image_shape(source: data.Source) -> tuple[int, int, int]:
+    """Height, width and channels of a source's images."""
+    h, w, c = source[np.arange(1)]["image"].shape[1:]
+    return int(h), int(w), int(c)
+
+
+def statistics(source: data.Source, *, images: int = 2000) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation per channel, for values in 0..1, of evenly spaced images; rounded, to be read in a config."""
+    index = np.linspace(0, len(source) - 1, min(images, len(source))).astype(int)
+    pixels = source[index]["image"].astype(np.float64) / 255
+    mean, std = pixels.mean(axis=(0, 1, 2)), pixels.std(axis=(0, 1, 2))
+    return tuple(round(float(m), 4) for m in mean), tuple(round(float(s), 4) or 1.0 for s in std)
+
+
+def normalization(kind: str, source: data.Source) -> dict[str, tuple[float, ...] | None]:
+    """Keyword arguments `mean` and `std` of the augmentation for `config.normalize`."""
+    if kind == "none":
+        return {"mean": None, "std": None}
+    if kind not in ("imagenet", "data"):
+        raise UserError(f"config.normalize is imagenet, data or none, not {kind!r}.")
+    channels = image_shape(source)[2]
+    if kind == "imagenet" and channels != 3:
+        raise UserError(f"The images have {channels} channel(s), so use --config.normalize=data instead of imagenet.")
+    mean, std = IMAGENET if kind == "imagenet" else statistics(source)
+    return {"mean": mean, "std": std}
+
+
+def build_method(config: ConfigDict, *, steps: int) -> Method:
+    """The method with its encoder."""
+    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    encoder = nets.create(
+        config.encoder, **config.encoder_args, dtype=lookup(dtypes, config.dtype, "value of config.dtype")
+    )
+    arguments = dict(config.method_args)
+    schedule = arguments.pop("momentum_schedule", "constant")
+    if schedule == "cosine":
+        arguments["momentum"] = memory.cosine_momentum(arguments["momentum"], steps)
+    elif schedule != "constant":
+        raise UserError(f"config.method_args.momentum_schedule is constant or cosine, not {schedule!r}.")
+    factory = lookup({name: getattr(methods, name) for name in methods.__all__}, config.method, "method")
+    return call(factory, f"method {config.method}", encoder, **arguments)
+
+
+def count_steps(config: ConfigDict, examples: int) -> int:
+    """Length of the run: `config.steps`, or as many as `config.epochs` take."""
+    steps = config.steps if config.steps is not None else round(config.epochs * examples / config.batch_size)
+    if steps < 1:
+        raise UserError(f"The run would have {steps} steps; raise config.steps or config.epochs.")
+    return int(steps)
+
+
+def build(config: ConfigDict, *, devices: list[jax.Device] | None = None) -> Experiment:
+    """Build every part of a run, checking what can be checked before the first compilation."""
+    mesh = data_mesh(devices)
+    source = load_data(config, config.train_split)
+    if config.batch_size > len(source):
+        raise UserError(f"The batch size {config.batch_size} is larger than the data ({len(source)} images).")
+    steps = count_steps(config, len(source))
+    height, width, _ = image_shape(source)
+    size = config.view_size or min(height, width)
+    if size > min(height, width):
+        raise UserError(
+            f"The images are {height} x {width}, smaller than the view of {size} pixels; set --config.view_size to at "
+            f"most {min(height, width)}, or 0 for the images' size."
+        )
+    normalize = normalization(config.normalize, source)
+    recipe = lookup({name: getattr(augment, name) for name in RECIPES}, config.augment, "augmentation")
+    rate = optim.warmup_cosine(
+        optim.scaled_learning_rate(config.learning_rate, config.batch_size, config.learning_rate_scaling),
+        steps=steps,
+        warmup=round(config.warmup_epochs * len(source) / config.batch_size),
+    )
+    return Experiment(
+        config=config,
+        source=source,
+        method=build_method(config, steps=steps),
+        tx=call(optim.create, "optimizer", config.optimizer, rate, **config.optimizer_args),
+        views=call(recipe, f"augmentation {config.augment}", size, **normalize, **config.augment_args),
+        prepare=functools.partial(augment.prepare, size=size, **normalize),
+        steps=steps,
+        mesh=mesh,
+    )

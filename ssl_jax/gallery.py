@@ -1,0 +1,101 @@
+"""The report of a run in a workdir: gathers views, neighbours and a map of the embedding, and writes the page."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax import data, report, workdir
+from ssl_jax.core import TrainState, UserError
+from ssl_jax.evaluate import load_run
+from ssl_jax.evaluation import embed
+from ssl_jax.experiment import Experiment, load_data, normalization
+from ssl_jax.losses import l2_normalize
+from ssl_jax.train_step import example_keys
+
+MAP_POINTS, BANK, QUERIES, NEIGHBOURS, VIEWED = 1000, 5000, 10, 8, 8
+
+
+def views(experiment: Experiment, *, seed: int = 0) -> np.ndarray:
+    """Some training images, each followed by its random views as the network sees them, uint8 `[n 1+v h w c]`."""
+    batch = experiment.source[np.linspace(0, len(experiment.source) - 1, VIEWED).astype(int)]
+    keys = example_keys(jax.random.key(seed), jnp.arange(len(batch["image"])))
+    made = experiment.views(keys, jnp.asarray(batch["image"]))
+    made = made[0] if isinstance(made, tuple) else made
+    normalize = normalization(experiment.config.normalize, experiment.source)
+    mean, std = (np.asarray(v or d, np.float32) for v, d in ((normalize["mean"], (0.0,)), (normalize["std"], (1.0,))))
+    pixels = np.clip(np.asarray(made, np.float32) * std + mean, 0, 1)
+    original = np.clip(np.asarray(experiment.prepare(jnp.asarray(batch["image"]))) * std + mean, 0, 1)
+    return np.round(np.concatenate([original[:, None], pixels], axis=1) * 255).astype(np.uint8)
+
+
+def _sample(source: data.Source, count: int, seed: int) -> data.Source:
+    rows = np.random.default_rng(seed).permutation(len(source))[:count]
+    return data.Subset(source, np.sort(rows))
+
+
+def _names(source: data.Source, rows: np.ndarray) -> Any:
+    if source.labels is None or source.classes is None:
+        return None
+    return np.asarray(source.classes)[source.labels[rows]].tolist()
+
+
+def neighbours(experiment: Experiment, state: TrainState, test: data.Source, *, encoder: str = "student") -> dict:
+    """The training images nearest (cosine) to some test images, as `report.write` takes them."""
+    bank, queries = _sample(experiment.source, BANK, 0), _sample(test, QUERIES, 0)
+    options = {"prepare": experiment.prepare, "encoder": encoder, "mesh": experiment.mesh}
+    a, b = (l2_normalize(jnp.asarray(embed(experiment.method, state, s, **options))) for s in (bank, queries))
+    similarity, index = jax.lax.top_k(b @ a.T, min(NEIGHBOURS, len(bank)))
+    index = np.asarray(index)
+    found = bank[index.reshape(-1)]["image"]
+    everything = np.arange(len(queries))
+    return {
+        "query": queries[everything]["image"],
+        "neighbours": found.reshape(*index.shape, *found.shape[1:]),
+        "similarity": np.asarray(similarity, np.float64),
+        "query_label": _names(queries, everything),
+        "neighbour_label": _names(bank, index),
+    }
+
+
+def embedding_map(experiment: Experiment, state: TrainState, test: data.Source, *, encoder: str = "student") -> dict:
+    """Some test images in the plane by t-SNE of their features, as `report.write` takes them."""
+    from sklearn.manifold import TSNE  # heavy
+
+    sample = _sample(test, MAP_POINTS, 1)
+    options = {"prepare": experiment.prepare, "encoder": encoder, "mesh": experiment.mesh}
+    features = np.asarray(l2_normalize(jnp.asarray(embed(experiment.method, state, sample, **options))))
+    perplexity = min(30.0, (len(sample) - 1) / 3)
+    xy = TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500).fit_transform(features)
+    return {
+        "xy": xy.astype(np.float64),
+        "label": sample.labels,
+        "classes": sample.classes,
+        "thumbnails": sample[np.arange(len(sample))]["image"],
+        "method": "t-SNE",
+    }
+
+
+def write_report(directory: str | pathlib.Path, *, encoder: str = "student", step: int | None = None) -> pathlib.Path:
+    """Write `report.html` for a run that has at least one checkpoint; returns its path."""
+    directory = pathlib.Path(directory)
+    experiment, state, _ = load_run(directory, step=step)
+    try:
+        test = load_data(experiment.config, experiment.config.test_split)
+    except UserError:  # no such split: training images show the embedding as well
+        test = experiment.source
+    path = directory / "evaluation.json"
+    evaluation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return report.write(
+        directory,
+        title=f"{experiment.config.method} on {experiment.config.data}",
+        run=workdir.read_run(directory),
+        metrics=workdir.read_metrics(directory),
+        evaluation=evaluation,
+        views=views(experiment),
+        neighbours=neighbours(experiment, state, test, encoder=encoder),
+        embedding_map=embedding_map(experiment, state, test, encoder=encoder) if len(test) >= 10 else None,
+    )

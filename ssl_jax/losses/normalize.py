@@ -1,0 +1,16 @@
+"""L2 normalisation with a gradient that is finite at zero."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Cast half precision to float32 (losses are never computed in less); leave float32 and float64 alone."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def l2_normalize(x: Float[Array, "... d"], *, eps: float = 1e-12) -> Float[Array, "... d"]:
+    """Divide by the Euclidean norm over the last axis, at least `eps` (as torch's `F.normalize`)."""
+    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * lax.rsqrt(jnp.maximum(squared, eps**2))

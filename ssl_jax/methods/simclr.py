@@ -1,0 +1,64 @@
+"""SimCLR: agree across two views, against all other images of the batch (Chen et al., ICML and NeurIPS 2020).
+
+An encoder and a projection head are trained so that the two views of an image are nearest neighbours among all views
+in the batch. Version 2 has a deeper head. No state besides batch statistics.
+
+https://arxiv.org/abs/2002.05709 and https://arxiv.org/abs/2006.10029
+"""
+
+import flax.linen as nn
+import jax
+
+from ssl_jax import losses
+from ssl_jax.core import Carry, Method
+from ssl_jax.nets import functional
+from ssl_jax.nets.heads import MLP
+
+
+def simclr(
+    encoder: nn.Module, *, layers: int = 2, hidden: int | None = None, dim: int = 128, temperature: float = 0.1
+) -> Method:
+    """Build SimCLR.
+
+    Args:
+      encoder: see `ssl_jax.nets.functional`.
+      layers: layers of the projection head: 2 (version 1) or 3 (version 2).
+      hidden: width of the head's hidden layers; None takes the encoder's.
+      dim: size of the embedding that the loss compares.
+      temperature: of NT-Xent, > 0.
+
+    Differs from the authors' code in: the loss is averaged over both directions, as in the paper; the code adds them.
+    """
+    # The authors' head: no biases before norms, and a last norm without shift.
+    projector = MLP((hidden,) * (layers - 1) + (dim,), out_norm="scale", dtype=getattr(encoder, "dtype", None))
+
+    def init(rng, batch):
+        encoder_rng, head_rng = jax.random.split(rng)
+        image = batch["views"][:, 0]
+        params, state = functional.init(encoder, encoder_rng, image)
+        pooled, _, _ = functional.encode(encoder, params, state, image, train=False)
+        head_params, head_state = functional.init(projector, head_rng, pooled)
+        return {"encoder": params, "projector": head_params}, Carry(
+            model_state={"encoder": state, "projector": head_state}
+        )
+
+    def loss(params, carry, batch, rng, step):
+        views = batch["views"]
+        b, v = views.shape[:2]
+        state = carry.model_state
+        pooled, _, encoder_state = functional.encode(
+            encoder, params["encoder"], state["encoder"], views.reshape(b * v, *views.shape[2:]), train=True, rng=rng
+        )
+        embedding, head_state = functional.apply(projector, params["projector"], state["projector"], pooled, train=True)
+        embedding = embedding.reshape(b, v, -1)
+        value = losses.ntxent(embedding, temperature=temperature)
+        carry = carry.replace(model_state={"encoder": encoder_state, "projector": head_state})
+        return value, (carry, {"embedding": embedding[:, 0], "features": pooled.reshape(b, v, -1)[:, 0]})
+
+    def encode(params, carry, image):
+        pooled, maps, _ = functional.encode(
+            encoder, params["encoder"], carry.model_state["encoder"], image, train=False
+        )
+        return pooled, maps
+
+    return Method(name="simclr", init=init, loss=loss, encode=encode)

@@ -1,0 +1,87 @@
+"""The one training step: views, loss, gradient, optimizer, teacher; the same for every method and any mesh."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from ssl_jax.core import Method, Metrics, PyTree, TrainState
+from ssl_jax.sharding import data_mesh, replicated
+
+Views = Callable[[PRNGKeyArray, Array], PyTree]
+Step = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+
+
+def example_keys(rng: PRNGKeyArray, ids: Int[Array, " b"]) -> PRNGKeyArray:
+    """One key per example, from its id: what an example looks like never depends on the batch or the devices."""
+    return jax.vmap(lambda i: jax.random.fold_in(rng, i))(ids)
+
+
+def with_views(views: Views | None, rng: PRNGKeyArray, batch: PyTree) -> PyTree:
+    """Add `batch["views"]`, made from `batch["image"]` by `views(keys, image)`; None leaves the batch as it is."""
+    if views is None:
+        return batch
+    return {**batch, "views": views(example_keys(rng, batch["id"]), batch["image"])}
+
+
+def init_state(
+    method: Method,
+    tx: optax.GradientTransformation,
+    batch: PyTree,
+    *,
+    views: Views | None = None,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+) -> TrainState:
+    """Initialise a run from a seed and an example batch, of which only shapes matter; replicated over the mesh.
+
+    Two examples are enough: no statistic of the batch enters the initial state.
+    """
+
+    def init() -> TrainState:
+        rng = jax.random.key(seed)
+        example = jax.tree.map(lambda x: jnp.zeros((2, *x.shape[1:]), x.dtype), batch)
+        params, carry = method.init(jax.random.fold_in(rng, 0), with_views(views, rng, example))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            rng=jax.random.fold_in(rng, 1),
+            params=params,
+            carry=carry,
+            opt_state=tx.init(params),
+        )
+
+    return jax.jit(init, out_shardings=replicated(mesh or data_mesh()))()
+
+
+def make_train_step(
+    method: Method, tx: optax.GradientTransformation, *, views: Views | None = None, mesh: Mesh | None = None
+) -> Step:
+    """Compile-once function `(state, batch) -> (state, metrics)`; the state's buffers are donated.
+
+    Args:
+      method: what to train.
+      tx: any optax optimizer.
+      views: `(keys [b], image uint8 [b h w c]) -> views`, run on the accelerator inside the step; None if the batch
+        brings its own `"views"`.
+      mesh: devices; the batch is expected to be split over its `data` axis (`sharding.put`).
+
+    The loss sees the global batch: batch norm, means and negatives are global by construction, whatever the devices.
+    """
+
+    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        view_rng, loss_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
+        batch = with_views(views, view_rng, batch)
+        (loss, (carry, metrics)), grads = jax.value_and_grad(method.loss, has_aux=True)(
+            state.params, state.carry, batch, loss_rng, state.step
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        carry = method.update(params, carry, state.step)
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
+        return state.replace(step=state.step + 1, params=params, carry=carry, opt_state=opt_state), metrics
+
+    whole = replicated(mesh or data_mesh())
+    return jax.jit(step, donate_argnums=0, out_shardings=(whole, None))

@@ -1,0 +1,185 @@
+"""The files of a run: `run.json`, `metrics.jsonl`, TensorBoard events; and the checks before they are touched."""
+
+import importlib.metadata
+import json
+import math
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from ssl_jax.core import UserError
+from ssl_jax.experiment import ONLOOKERS
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def plain(value: Any) -> Any:
+    """A config value as JSON has it: tuples become lists, nested configs dicts."""
+    if isinstance(value, ConfigDict):
+        return {k: plain(v) for k, v in sorted(value.copy_and_resolve_references().items())}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write a JSON file in one step, so that a reader or a crash never sees half of it."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def finite(value: Any) -> Any:
+    """Replace NaN and infinities by None, which JSON has."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_run(workdir: pathlib.Path) -> dict[str, Any]:
+    """The record of a run, or a `UserError` if there is none."""
+    path = workdir / "run.json"
+    if not path.is_file():
+        raise UserError(f"There is no run in {workdir} (no run.json); start one with `ssl-jax pretrain --workdir=...`.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Fields that differ between two configs and matter to the training, as `field: old -> new`."""
+    a, b = _flat(old), _flat(new)
+    fields = sorted(f for f in a.keys() | b.keys() if a.get(f) != b.get(f) and f not in ONLOOKERS)
+    return [f"{f}: {a.get(f, 'not set')} -> {b.get(f, 'not set')}" for f in fields]
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that this package runs from; None if it is an installed copy."""
+    root = pathlib.Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "-C", str(root)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + (" with changes" if changed.stdout.strip() else "")
+
+
+def describe_run(config: ConfigDict, *, command: list[str], source_name: str, fingerprint: str) -> dict[str, Any]:
+    """What `run.json` holds: everything that says how a result came about."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    devices = jax.devices()
+    return {
+        "config": plain(config),
+        "command": command,
+        "versions": {"ssl_jax": importlib.metadata.version("ssl_jax"), "python": platform.python_version(), **versions},
+        "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "data": {"train": source_name, "fingerprint": fingerprint},
+        "git": _git_commit(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def open_workdir(workdir: pathlib.Path, record: dict[str, Any]) -> bool:
+    """Claim a directory for a run; returns whether a run with the same config is already there.
+
+    Raises:
+      UserError: the directory can't be written, or holds a run of another config or other data.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"The workdir {workdir} can't be written: {error.strerror or error}.") from error
+    if not (workdir / "run.json").exists():
+        write_json(workdir / "run.json", record)
+        return False
+    before = read_run(workdir)
+    changed = differences(before["config"], record["config"])
+    if before["data"]["fingerprint"] != record["data"]["fingerprint"]:
+        changed.append("data: not the images that the run began with")
+    if changed:
+        raise UserError(
+            f"{workdir} holds a run with another config ({'; '.join(changed)}). Use another --workdir, or the first "
+            "config to go on with that run."
+        )
+    return True
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """All lines of `metrics.jsonl`; a half-written last line is left out."""
+    path, rows = workdir / "metrics.jsonl", []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows
+
+
+class MetricWriter:
+    """Writes metrics to `metrics.jsonl` and to TensorBoard; only in process 0.
+
+    On opening, lines after `step` are dropped: a resumed run writes them again.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, step: int):
+        """Open the files of a run that stands at `step`."""
+        self.active = jax.process_index() == 0
+        if not self.active:
+            return
+        from tensorboardX import SummaryWriter  # heavy
+
+        kept = [row for row in read_metrics(workdir) if row["step"] <= step]
+        self.started = time.time() - (kept[-1]["time"] if kept else 0.0)
+        path = workdir / "metrics.jsonl"
+        draft = path.with_name("metrics.jsonl.part")
+        draft.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        draft.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Append one line; `time` is seconds of training since the run's start, pauses between runs left out."""
+        if not self.active:
+            return
+        row = {"step": step, "time": round(time.time() - self.started, 3), **metrics}
+        self._file.write(json.dumps(finite(row), allow_nan=False) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Close the files."""
+        if self.active:
+            self._file.close()
+            self._board.close()
+
+
+def command_line() -> list[str]:
+    """The command as typed, with the program's name instead of its path."""
+    return ["ssl-jax", *sys.argv[1:]]
