@@ -8,7 +8,8 @@ usage: launch/quickstart.sh [--fast] [WORKDIR]
 
 Installs ssl_jax in a virtual environment (.venv in the repository), pre-trains a small network on Fashion-MNIST
 without labels, compares its features with raw pixels and with a random network, and writes WORKDIR/report.html.
-Needs Python 3.11 or newer and, the first time, a network. WORKDIR is runs/quickstart where it is not given.
+Needs Python 3.11 or newer and, the first time, a network. WORKDIR is runs/CONFIG where it is not given: runs/quickstart,
+or runs/quickstart-test with --fast.
 
   --fast             a run of seconds on scikit-learn's digits, to see that everything works; its figures mean nothing
 
@@ -31,7 +32,6 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-workdir=${workdir:-runs/quickstart}
 
 # shellcheck source=launch/_environment.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/_environment.sh"
@@ -54,6 +54,7 @@ set FASHION_MNIST_DIR to a folder with the four files of Fashion-MNIST, and run 
   fi
 fi
 
+workdir=${workdir:-runs/${config//:/-}} # a folder holds the run of one config
 "$venv/bin/ssl-jax" pretrain --config="$config" ${options[@]+"${options[@]}"} --workdir="$workdir"
 "$venv/bin/ssl-jax" evaluate --workdir="$workdir" --protocol=knn,linear
 workdir=$(cd -- "$workdir" && pwd)
