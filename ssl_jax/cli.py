@@ -1,6 +1,7 @@
 """The command line `ssl-jax`: absl flags, and configs of ml_collections that become keyword arguments from here on."""
 
 import difflib
+import functools
 import importlib.resources
 import os
 import pathlib
@@ -69,7 +70,7 @@ def _parse(values: flags.FlagValues, argv: Sequence[str], command: str) -> None:
         raise UserError(_first_sentence(str(error))) from error
     except (KeyError, AttributeError, TypeError, ValueError, OSError) as error:
         raise UserError(_config_error(error)) from error
-    if values["help"].value:
+    if _flag(values, "help"):
         print(f"ssl-jax {command}\n{values.main_module_help() or values.get_help()}")
         raise SystemExit(0)
     if rest:
@@ -109,6 +110,10 @@ def _ints(name: str, value: Sequence[str]) -> list[int]:
         raise UserError(f"--{name} takes whole numbers separated by commas, not {','.join(value)!r}.") from None
 
 
+def _flag(values: flags.FlagValues, name: str) -> Any:
+    return values[name].value
+
+
 def _pretrain(argv: Sequence[str]) -> None:
     from ml_collections import config_flags
 
@@ -125,13 +130,13 @@ def _pretrain(argv: Sequence[str]) -> None:
     from ssl_jax import gallery, workdir
     from ssl_jax.pretrain import Interrupted, pretrain
 
-    directory = pathlib.Path(values["workdir"].value)
+    directory = pathlib.Path(_flag(values, "workdir"))
     try:
-        pretrain(values["config"].value, directory, command=workdir.command_line())
+        pretrain(_flag(values, "config"), directory, command=workdir.command_line())
     except Interrupted as stop:
         say(f"Stopped at step {stop.step:,} and saved. The same command goes on from there.")
         raise SystemExit(128 + stop.signal_number) from None
-    if values["report"].value:
+    if _flag(values, "report"):
         say(f"Report: {gallery.write_report(directory)}")
     say(f"Next: ssl-jax evaluate --workdir={directory} --protocol=knn,linear")
 
@@ -147,7 +152,7 @@ def unknown_field(argv: Sequence[str]) -> None:
     config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=["ssl-jax"])
     try:
         values(["ssl-jax", f"--config={path}"])
-        config = values["config"].value
+        config = _flag(values, "config")
         fields = list(config.keys())
     except Exception as error:
         raise UserError(_config_error(error)) from error
@@ -176,7 +181,7 @@ def _evaluate(argv: Sequence[str]) -> None:
     from ssl_jax import gallery
     from ssl_jax.evaluate import evaluate, table
 
-    flag = lambda name: values[name].value  # noqa: E731
+    flag = functools.partial(_flag, values)
     record = evaluate(
         flag("workdir"),
         protocols=flag("protocol"),
@@ -199,14 +204,14 @@ def _embed(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
     flags.DEFINE_string("data", None, "Images: folder:PATH, or any data name.", flag_values=values)
-    flags.DEFINE_string("split", "train", "Split of the data.", flag_values=values)
+    flags.DEFINE_string("split", "train+test", "Split of the data; all of it by default.", flag_values=values)
     flags.DEFINE_string("out", None, "File to write, .npz.", flag_values=values)
     flags.DEFINE_string("encoder", "student", "student or teacher.", flag_values=values)
     flags.DEFINE_integer("step", None, "Checkpoint; the newest by default.", flag_values=values)
     flags.DEFINE_string("layer", None, "A feature map instead of the pooled features.", flag_values=values)
     _parse(values, argv, "embed")
     _required(values, "workdir", "data", "out")
-    flag = lambda name: values[name].value  # noqa: E731
+    flag = functools.partial(_flag, values)
     from ssl_jax.evaluate import embed_data
 
     count, dim = embed_data(
@@ -230,7 +235,7 @@ def _report(argv: Sequence[str]) -> None:
     _required(values, "workdir")
     from ssl_jax import gallery
 
-    path = gallery.write_report(values["workdir"].value, encoder=values["encoder"].value, step=values["step"].value)
+    path = gallery.write_report(_flag(values, "workdir"), encoder=_flag(values, "encoder"), step=_flag(values, "step"))
     say(f"Report: {path}")
 
 

@@ -1,5 +1,6 @@
 """Evaluation of a run in a workdir: k-NN, linear probe and few labels, beside raw pixels and the untrained encoder."""
 
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import augment, data, workdir
 from ssl_jax.core import TrainState, UserError
-from ssl_jax.evaluation import embed, few_labels, knn_accuracy, linear_probe
+from ssl_jax.evaluation import few_labels, knn_accuracy, linear_probe
 from ssl_jax.experiment import Experiment, build, image_shape, load_data, lookup
 from ssl_jax.training import initial_state
 
@@ -77,8 +78,8 @@ def raw_pixels(source: data.Source) -> np.ndarray:
 
 def measure(
     features: tuple[np.ndarray, np.ndarray],
-    labels: tuple[np.ndarray, np.ndarray],
     *,
+    labels: tuple[np.ndarray, np.ndarray],
     protocols: Sequence[str],
     ks: Sequence[int],
     labels_per_class: Sequence[int],
@@ -155,21 +156,25 @@ def evaluate(
     labels = (train.labels, test.labels)
     smallest = int(np.bincount(train.labels).min())
     counts = [count for count in labels_per_class if count <= smallest]
-    settings = {"protocols": protocols, "labels_per_class": counts, "trials": trials, "seed": seed}
-
-    def encoded(state: TrainState) -> tuple[np.ndarray, np.ndarray]:
-        options = {"prepare": experiment.prepare, "encoder": encoder, "layer": layer, "mesh": experiment.mesh}
-        return tuple(embed(experiment.method, state, source, **options) for source in (train, test))
+    score = functools.partial(
+        measure,
+        labels=labels,
+        protocols=protocols,
+        ks=[min(k, len(train)) for k in ks],
+        labels_per_class=counts,
+        trials=trials,
+        seed=seed,
+    )
+    features_of = functools.partial(experiment.embed, encoder=encoder, layer=layer)
 
     results = []
     for name, features in (
-        ("this run", lambda: encoded(trained)),
-        ("random encoder", lambda: encoded(initial)),
-        ("raw pixels", lambda: (raw_pixels(train), raw_pixels(test))),
+        ("this run", functools.partial(features_of, trained)),
+        ("random encoder", functools.partial(features_of, initial)),
+        ("raw pixels", raw_pixels),
     ):
         began = time.perf_counter()
-        rows = measure(features(), labels, ks=[min(k, len(train)) for k in ks], **settings)
-        results += [{"features": name, **row} for row in rows]
+        results += [{"features": name, **row} for row in score((features(train), features(test)))]
         announce(f"{name}: {time.perf_counter() - began:.0f} s")
     record = {
         "step": int(trained.step),
@@ -206,7 +211,7 @@ def embed_data(
     name: str,
     out: str | pathlib.Path,
     *,
-    split: str = "train",
+    split: str = "train+test",
     encoder: str = "student",
     step: int | None = None,
     layer: str | None = None,
@@ -218,20 +223,12 @@ def embed_data(
     experiment, state, _ = load_run(directory, step=step)
     height, width, channels = image_shape(experiment.source)
     source = data.load(name, split, image_size=min(height, width), channels=channels)
-    features = embed(
-        experiment.method,
-        state,
-        source,
-        prepare=experiment.prepare,
-        encoder=encoder,
-        layer=layer,
-        mesh=experiment.mesh,
-    )
-    arrays = {"features": features}
+    features = experiment.embed(state, source, encoder=encoder, layer=layer)
+    arrays: dict[str, Any] = {"features": features}
     if source.labels is not None:
         arrays |= {"labels": source.labels, "classes": np.asarray(source.classes)}
-    if getattr(source, "paths", None) is not None:
-        arrays["names"] = np.asarray(source.paths)
+    if source.files is not None:
+        arrays["names"] = source.files.astype(str)  # no objects: the file needs no pickle
     out = pathlib.Path(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -239,4 +236,4 @@ def embed_data(
             np.savez(file, **arrays)
     except OSError as error:
         raise UserError(f"The features can't be written to {out}: {error.strerror or error}.") from error
-    return features.shape
+    return len(features), features.shape[1]

@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssl_jax import augment, data, memory, methods, nets, optim
-from ssl_jax.core import Method, UserError
+from ssl_jax.core import Method, TrainState, UserError
+from ssl_jax.evaluation import embed
 from ssl_jax.sharding import data_mesh
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -47,6 +48,12 @@ class Experiment:
     prepare: Callable
     steps: int
     mesh: Mesh
+
+    def embed(
+        self, state: TrainState, source: data.Source, *, encoder: str = "student", layer: str | None = None
+    ) -> np.ndarray:
+        """Features `[n d]` of a source's images, see `evaluation.embed`."""
+        return embed(self.method, state, source, prepare=self.prepare, encoder=encoder, layer=layer, mesh=self.mesh)
 
 
 def lookup(table: dict[str, Any], name: str, what: str) -> Any:
@@ -95,7 +102,7 @@ def statistics(source: data.Source, *, images: int = 2000) -> tuple[tuple[float,
     return tuple(round(float(m), 4) for m in mean), tuple(round(float(s), 4) or 1.0 for s in std)
 
 
-def normalization(kind: str, source: data.Source) -> dict[str, tuple[float, ...] | None]:
+def normalization(kind: str, source: data.Source) -> dict[str, Any]:
     """Keyword arguments `mean` and `std` of the augmentation for `config.normalize`."""
     if kind == "none":
         return {"mean": None, "std": None}

@@ -11,7 +11,6 @@ import numpy as np
 from ssl_jax import data, report, workdir
 from ssl_jax.core import TrainState, UserError
 from ssl_jax.evaluate import load_run
-from ssl_jax.evaluation import embed
 from ssl_jax.experiment import Experiment, load_data, normalization
 from ssl_jax.losses import l2_normalize
 from ssl_jax.train_step import example_keys
@@ -46,10 +45,9 @@ def _names(source: data.Source, rows: np.ndarray) -> Any:
 def neighbours(experiment: Experiment, state: TrainState, test: data.Source, *, encoder: str = "student") -> dict:
     """The training images nearest (cosine) to some test images, as `report.write` takes them."""
     bank, queries = _sample(experiment.source, BANK, 0), _sample(test, QUERIES, 0)
-    options = {"prepare": experiment.prepare, "encoder": encoder, "mesh": experiment.mesh}
-    a, b = (l2_normalize(jnp.asarray(embed(experiment.method, state, s, **options))) for s in (bank, queries))
-    similarity, index = jax.lax.top_k(b @ a.T, min(NEIGHBOURS, len(bank)))
-    index = np.asarray(index)
+    a, b = (l2_normalize(jnp.asarray(experiment.embed(state, s, encoder=encoder))) for s in (bank, queries))
+    similarity, nearest = jax.lax.top_k(b @ a.T, min(NEIGHBOURS, len(bank)))
+    index = np.asarray(nearest)
     found = bank[index.reshape(-1)]["image"]
     everything = np.arange(len(queries))
     return {
@@ -66,8 +64,7 @@ def embedding_map(experiment: Experiment, state: TrainState, test: data.Source, 
     from sklearn.manifold import TSNE  # heavy
 
     sample = _sample(test, MAP_POINTS, 1)
-    options = {"prepare": experiment.prepare, "encoder": encoder, "mesh": experiment.mesh}
-    features = np.asarray(l2_normalize(jnp.asarray(embed(experiment.method, state, sample, **options))))
+    features = np.asarray(l2_normalize(jnp.asarray(experiment.embed(state, sample, encoder=encoder))))
     perplexity = min(30.0, (len(sample) - 1) / 3)
     xy = TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500).fit_transform(features)
     return {

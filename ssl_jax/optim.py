@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules with the conventions of the papers, through optax."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +68,7 @@ def create(
     weight_decay: float = 0.0,
     momentum: float = 0.9,
     clip_norm: float | None = None,
-    **kwargs: float,
+    **kwargs: Any,
 ) -> optax.GradientTransformation:
     """Build an optimizer by name: `sgd`, `adamw`, `lars`, `lars_byol` or `lamb`.
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import data, monitors, workdir
 from ssl_jax.core import Metrics, TrainState, UserError
-from ssl_jax.evaluation import embed, knn_accuracy
+from ssl_jax.evaluation import knn_accuracy
 from ssl_jax.experiment import Experiment, build
 from ssl_jax.progress import Progress, line
 from ssl_jax.sharding import check_divisible, data_mesh
@@ -88,8 +88,7 @@ class Watch:
         """Accuracies to log at this step."""
         found = {} if self.probe is None else {"probe_accuracy": float(self.probe.accuracy)}
         if self.knn_every and (step % self.knn_every == 0 or last):
-            method, prepare, mesh = self.experiment.method, self.experiment.prepare, self.experiment.mesh
-            bank, queries = (embed(method, state, s, prepare=prepare, mesh=mesh) for s in (self.bank, self.queries))
+            bank, queries = (self.experiment.embed(state, source) for source in (self.bank, self.queries))
             k = min(20, len(bank))
             accuracy = knn_accuracy(bank, self.bank.labels, queries, self.queries.labels, ks=(k,))
             found["knn_top1"] = accuracy[k]
@@ -147,11 +146,17 @@ def pretrain(
     except OSError as error:
         raise UserError(
             f"Writing to {directory} failed: {error.strerror or error}. The newest checkpoint is of step "
-            f"{(checkpoints.steps() or ['none'])[-1]}; make room and run the same command again."
+            f"{newest(checkpoints)}; make room and run the same command again."
         ) from error
     finally:
         writer.close()
         checkpoints.close()
+
+
+def newest(checkpoints: Any) -> str:
+    """The newest checkpoint's step, in words."""
+    steps = checkpoints.steps()
+    return f"{steps[-1]:,}" if steps else "none"
 
 
 def count(params: Any) -> int:
@@ -227,7 +232,7 @@ def check_finite(losses: list[jax.Array], step: int, checkpoints: Any) -> None:
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         first = step - len(values) + 1 + int(bad[0])
-        good = (checkpoints.steps() or ["none"])[-1]
+        good = newest(checkpoints)
         raise UserError(
             f"The loss is {values[bad[0]]} at step {first}; nothing was saved since. The last good checkpoint is of "
             f"step {good}. Try a lower --config.learning_rate, a longer warm-up, or --config.dtype=float32."

@@ -1,7 +1,7 @@
 """The one training loop: an iterator over steps, which any script or the command line drives."""
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import jax
 import optax
@@ -24,7 +24,7 @@ def train(
     seed: int = 0,
     mesh: Mesh | None = None,
     state: TrainState | None = None,
-) -> Iterator[tuple[TrainState, Metrics, dict]]:
+) -> Generator[tuple[TrainState, Metrics, dict], None, None]:
     """Train from `state` (or from the seed) up to `steps`, yielding after every step.
 
     What is seen at a step depends on (seed, step) only, so a run continued from a saved state is the run that was

@@ -23,6 +23,7 @@ class Subset(Source):
     def __init__(self, source: Source, rows: Integer[np.ndarray, " n"], name: str | None = None):
         self.source, self.rows = source, rows
         self.name, self.classes, self.in_memory = name or source.name, source.classes, source.in_memory
+        self.files = None if source.files is None else source.files[rows]
 
     @functools.cached_property
     def labels(self) -> Int32[np.ndarray, " n"] | None:
@@ -53,6 +54,8 @@ class Joined(Source):
         same = all(source.classes == sources[0].classes for source in sources)
         self.classes = sources[0].classes if same else None
         self.in_memory = all(source.in_memory for source in sources)
+        files = [source.files for source in sources if source.files is not None]
+        self.files = np.concatenate(files) if len(files) == len(sources) else None
 
     @functools.cached_property
     def labels(self) -> Int32[np.ndarray, " n"] | None:
@@ -93,4 +96,4 @@ def join(sources: Sequence[Source], name: str) -> Source:
     if len(arrays) < len(sources) or len({source.images.shape[1:] for source in arrays}) > 1:
         return joined
     images = np.concatenate([source.images for source in arrays])
-    return ArraySource(images, joined.labels, joined.classes, name, joined.fingerprint)
+    return ArraySource(images, joined.labels, joined.classes, name, joined.fingerprint, joined.files)

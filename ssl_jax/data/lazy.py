@@ -52,6 +52,7 @@ class LazySource(Source):
     ):
         self.items, self.fetch, self._labels, self.classes = items, fetch, labels, classes
         self.shape, self.image_size, self.name, self._fingerprint = shape, image_size, name, fingerprint
+        self.files = items if items.dtype == object else None
 
     @property
     def labels(self) -> Int32[np.ndarray, " n"] | None:
@@ -93,6 +94,7 @@ class LazySource(Source):
         chosen = copy.copy(self)
         chosen.__dict__.pop("fingerprint", None)
         chosen.items = self.items[rows]
+        chosen.files = None if self.files is None else chosen.items
         chosen._labels = None if self._labels is None else self._labels[rows]
         chosen._fingerprint = lambda: digest(self._fingerprint().encode(), rows.astype("<i8").tobytes())
         return chosen
@@ -116,7 +118,8 @@ class LazySource(Source):
         if not whole.all():
             images, labels = images[whole], labels[whole]
         kept = None if self.classes is None else labels
-        return ArraySource(images, kept, self.classes, self.name, self.fingerprint)
+        files = None if self.files is None else self.files[whole]
+        return ArraySource(images, kept, self.classes, self.name, self.fingerprint, files)
 
     def _decode(self, rows: Integer[np.ndarray, " n"]) -> tuple[list[UInt8[np.ndarray, "h w c"] | None], list[int]]:
         encoded, labels = self.fetch(self.items[rows])

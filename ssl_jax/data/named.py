@@ -113,7 +113,8 @@ def _slice(source: Source, first: int, last: int) -> Source:
         return chosen.settle()
     assert isinstance(source, ArraySource)
     labels = None if source.labels is None else source.labels[first:last]
-    return ArraySource(source.images[first:last], labels, source.classes, source.name)
+    files = None if source.files is None else source.files[first:last]
+    return ArraySource(source.images[first:last], labels, source.classes, source.name, files=files)
 
 
 def _unknown(name: str) -> UserError:

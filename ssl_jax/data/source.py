@@ -39,11 +39,13 @@ class Source(abc.ABC):
       name: what it was loaded as, for messages and records, for example `"fashion_mnist train[:55000]"`.
       classes: names of the classes, where `classes[label]` belongs to `label`, or None.
       in_memory: whether indexing is a plain copy, too cheap to be worth a thread.
+      files: name of each example's file, relative to its folder, or None if examples are not files.
     """
 
     name: str
     classes: tuple[str, ...] | None
     in_memory: bool = False
+    files: np.ndarray | None = None
 
     @property
     @abc.abstractmethod
@@ -78,9 +80,10 @@ class ArraySource(Source):
         classes: tuple[str, ...] | None,
         name: str,
         fingerprint: str | None = None,
+        files: np.ndarray | None = None,
     ):
         self.images, self._labels, self.classes, self.name = images, labels, classes, name
-        self._given_fingerprint = fingerprint
+        self._given_fingerprint, self.files = fingerprint, files
 
     @property
     def labels(self) -> Int32[np.ndarray, " n"] | None:
