@@ -151,7 +151,7 @@ def warnings(
     for name in results.BASELINES:
         beaten = [row.protocol for row in results.best(rows) if name in row.worse]
         if beaten:
-            found.append(f"No better than {name}: {', '.join(beaten)}.")
+            found.append(f"No better than {name}: {'; '.join(beaten)}.")
     at = (evaluation or {}).get("step")
     last = max((line["step"] for line in metrics if formats.is_number(line.get("step"))), default=None)
     if formats.is_number(at) and last is not None and at != last:
@@ -185,7 +185,7 @@ def _data(value: Any) -> str:
     size = next((value[key] for key in ("examples", "size", "length") if formats.is_number(value.get(key))), None)
     name = value.get("name") or value.get("train")
     extent = value.get("split") if size is None else f"{size:,} images"
-    return ", ".join(str(part) for part in (name, extent) if part)
+    return ", ".join(str(part).strip("<>") for part in (name, extent) if part)
 
 
 def _coarse(pictures: np.ndarray | None) -> bool:

@@ -24,8 +24,9 @@ KNOWN = {
     "loss": ("Loss", "What training minimises. Only comparable between runs of one method and batch size.", False),
     "knn_top1": ("k-NN accuracy", "Nearest neighbours vote with labels that training never saw.", True),
     "probe_accuracy": ("Online probe accuracy", "A linear classifier on the frozen features, trained alongside.", True),
-    "embedding_std": ("Embedding spread", "Standard deviation of the embeddings; falls to 0 on collapse.", False),
-    "effective_rank": ("Effective rank", "How many directions the features use; 1 is collapse.", False),
+    "embedding_std": ("Embedding spread", "1 when embeddings point everywhere alike, 0 when all are the same.", False),
+    "effective_rank": ("Effective rank", "How many directions the embeddings use; 1 is collapse.", False),
+    "grad_norm": ("Gradient norm", "", False),
     "learning_rate": ("Learning rate", "", False),
     "images_per_second": ("Images per second", "", False),
 }

@@ -1,7 +1,7 @@
 """The evaluation as a table: this run beside raw pixels and a random encoder, and the difference to each."""
 
 import dataclasses
-import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,8 +42,19 @@ class Cell:
 
 
 def title(protocol: str) -> str:
-    """What a reader sees for a protocol's name: `knn` is k-NN, the rest starts with a capital letter."""
-    return TITLES.get(protocol, protocol[:1].upper() + protocol[1:])
+    """What a reader sees for a protocol's name: `knn` is k-NN, others but k-NN start with a capital letter."""
+    capital = protocol if protocol.startswith("k-NN") else protocol[:1].upper() + protocol[1:]
+    return TITLES.get(protocol, capital)
+
+
+def settings(result: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a result's setting adds to its protocol's name; accuracies it was chosen by are no settings."""
+    given, told = (result or {}).get("setting") or {}, re.findall(r"\w+", str((result or {}).get("protocol")))
+    return {
+        key.replace("_", " "): value
+        for key, value in given.items()
+        if not key.endswith("accuracy") and not (isinstance(value, int) and str(value) in told)
+    }
 
 
 def columns(results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -77,7 +88,7 @@ def best(rows: Sequence[Row]) -> list[Row]:
 
 def _row(protocol: str, result: Mapping[str, Any] | None, of: Sequence[Mapping[str, Any]], names: list[str]) -> Row:
     """The row of one result of this run, or of a protocol without one."""
-    setting = (result or {}).get("setting")
+    setting = settings(result)
     cells = {name: _cell(result) if name == OURS else _match(of, name, setting) for name in names}
     ours = cells[OURS].accuracy
     gains, worse = {}, []
@@ -96,18 +107,18 @@ def _row(protocol: str, result: Mapping[str, Any] | None, of: Sequence[Mapping[s
     )
 
 
-def _match(of: Sequence[Mapping[str, Any]], name: str, setting: Any) -> Cell:
-    """The result of other features with the same setting, else their best one with a note."""
+def _match(of: Sequence[Mapping[str, Any]], name: str, setting: dict[str, Any]) -> Cell:
+    """The result of other features with the same setting, else their best one with a note of what is different."""
     results = [r for r in of if str(r.get("features")) == name]
-    key = json.dumps(setting, sort_keys=True, default=str)
     for result in results:
-        if json.dumps(result.get("setting"), sort_keys=True, default=str) == key:
+        if settings(result) == setting:
             return _cell(result)
     finite = [r for r in results if formats.is_number(r.get("accuracy"))]
     if not finite:
         return _cell(results[0] if results else None)
     result = max(finite, key=lambda r: r["accuracy"])
-    return dataclasses.replace(_cell(result), note=formats.describe(result.get("setting") or {}))
+    other = {key: value for key, value in settings(result).items() if setting.get(key) != value}
+    return dataclasses.replace(_cell(result), note=formats.describe(other) if other else "")
 
 
 def _cell(result: Mapping[str, Any] | None) -> Cell:

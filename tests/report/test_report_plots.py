@@ -124,6 +124,14 @@ def test_baseline_with_another_setting_is_its_best_and_says_so():
     assert (same[0].cells["raw pixels"].text, same[0].cells["raw pixels"].note) == ("80.0%", "")
 
 
+def test_settings_leave_out_what_the_name_says_and_what_they_were_chosen_by():
+    setting = {"k": 20, "labels_per_class": 3, "held_out_accuracy": 0.9, "fresh_start": True}
+    found = results.settings({"protocol": "k-NN, k = 20", "setting": setting})
+    assert found == {"labels per class": 3, "fresh start": True}
+    assert results.title("k-NN, k = 20") == "k-NN, k = 20"
+    assert results.title("linear, 1 label per class") == "Linear, 1 label per class"
+
+
 def test_map_orders_thumbnails_as_its_dots():
     label = np.array([1, 0, 1, 0, 1])
     xy = np.array([[0, 0], [1, 0], [NAN, 1], [3, 3], [4, 1]])
