@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ssl_jax.core import UserError
+from ssl_jax.nets.precision import at_least_float32
 
 
 def _statistic(groups: Array) -> Array:
@@ -14,7 +15,7 @@ def _statistic(groups: Array) -> Array:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last, in float32 inside, returned in `dtype`.
+    """Batch normalisation over all axes but the last, in float32 inside, returned in `dtype` (None: that of `x`).
 
     flax's and torch's definition: biased batch variance to normalise, `running = momentum * running + (1 - momentum) *
     batch` for evaluation. As in flax, the running variance takes the biased batch variance (torch takes the unbiased
@@ -34,7 +35,7 @@ class BatchNorm(nn.Module):
     use_bias: bool = True
     use_scale: bool = True
     scale_init: nn.initializers.Initializer = nn.initializers.ones
-    dtype: DTypeLike = jnp.float32
+    dtype: DTypeLike | None = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b ... c"], train: bool) -> Float[Array, "b ... c"]:
@@ -42,7 +43,8 @@ class BatchNorm(nn.Module):
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
-        inside = jnp.promote_types(self.dtype, jnp.float32)
+        dtype = x.dtype if self.dtype is None else self.dtype
+        inside = at_least_float32(dtype)
         groups = self.groups if train else 1
         if x.shape[0] % groups:
             raise UserError(f"bn_groups={groups} does not divide the batch of {x.shape[0]}: change one of them")
@@ -62,4 +64,4 @@ class BatchNorm(nn.Module):
         shift = -mean * factor
         if self.use_bias:
             shift = shift + self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)[None].astype(inside)
-        return (blocks * factor[:, None] + shift[:, None]).reshape(x.shape).astype(self.dtype)
+        return (blocks * factor[:, None] + shift[:, None]).reshape(x.shape).astype(dtype)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ssl_jax.core import UserError
+from ssl_jax.nets.precision import at_least_float32
 
 
 def max_pool(x: Float[Array, "b h w c"], size: int, stride: int, padding: int) -> Float[Array, "b p q c"]:
@@ -29,7 +30,7 @@ def grid_average(x: Float[Array, "b h w c"], grids: tuple[int, ...] = (1,)) -> F
             f"pool={grids} needs a last feature map of at least {max(grids)} x {max(grids)}, but the images give "
             f"{height} x {width}: give larger images or a coarser pool"
         )
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(at_least_float32(x.dtype))
     cells = []
     for n in grids:
         rows = [(i * height // n, -(-(i + 1) * height // n)) for i in range(n)]

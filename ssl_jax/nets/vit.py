@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from ssl_jax.core import UserError
 from ssl_jax.nets import positions
+from ssl_jax.nets.precision import at_least_float32
 
 SMALL = nn.initializers.normal(0.02)  # DINO and timm cut this normal at +-2, a hundred standard deviations
 Dense = partial(nn.Dense, kernel_init=SMALL)
@@ -36,7 +37,7 @@ class Attention(nn.Module):
         qkv = Dense(3 * d, dtype=self.dtype, name="qkv")(x).reshape(b, n, 3, self.heads, d // self.heads)
         q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
         scores = jnp.einsum("bhqe,bhke->bhqk", q * (d // self.heads) ** -0.5, k)
-        weights = jax.nn.softmax(scores.astype(jnp.promote_types(self.dtype, jnp.float32)))
+        weights = jax.nn.softmax(scores.astype(at_least_float32(self.dtype)))
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", weights)
         mixed = jnp.einsum("bhqk,bhke->bhqe", weights.astype(v.dtype), v)
@@ -118,7 +119,7 @@ class ViT(nn.Module):
         normed = maps["tokens"] = norm(tokens)
         if keep is None:
             maps["grid"] = maps[f"block{self.depth}"]
-        pooled = normed.astype(jnp.promote_types(self.dtype, jnp.float32))
+        pooled = normed.astype(at_least_float32(self.dtype))
         return pooled[:, 0] if self.pool == "cls" else pooled[:, 1:].mean(1), maps
 
     def _embed(self, x: Array, keep: Array | None) -> Array:
