@@ -24,7 +24,7 @@ def kernel_size(size: int) -> int:
 
 def gaussian_weights(sigma: Float[Array, ""], taps: int) -> Float[Array, " k"]:
     """Return the normalised weights of a sampled Gaussian; the width 0 gives the identity."""
-    offset = jnp.arange(taps, dtype=jnp.float32) - taps // 2
+    offset = jnp.arange(taps, dtype=sigma.dtype) - taps // 2
     safe = jnp.maximum(sigma, 1e-3)
     weights = jnp.exp(-0.5 * jnp.square(offset / safe))
     return weights / jnp.sum(weights)
@@ -50,7 +50,7 @@ def by_shifts(image: Float[Array, "c h w"], weights: Float[Array, " k"]) -> Floa
 def _toeplitz(weights: Float[Array, " k"], n: int) -> Float[Array, "n n"]:
     index = _reflected(n, weights.shape[0])
     hit = index[:, :, None] == np.arange(n)[None, None]
-    return jnp.einsum("okn,k->on", jnp.asarray(hit, jnp.float32), weights)
+    return jnp.einsum("okn,k->on", jnp.asarray(hit, weights.dtype), weights)
 
 
 def by_matmul(image: Float[Array, "c h w"], weights: Float[Array, " k"]) -> Float[Array, "c h w"]:
@@ -73,7 +73,8 @@ def gaussian_blur(image: Float[Array, "h w c"], sigma: float | Float[Array, ""],
       UserError: the kernel is even or too large for reflection.
     """
     check_fit(taps, (image.shape[0], image.shape[1]))
-    weights = gaussian_weights(jnp.asarray(sigma, jnp.float32), taps)
+    precise = image.dtype if image.dtype.itemsize > 4 else jnp.float32
+    weights = gaussian_weights(jnp.asarray(sigma, precise), taps).astype(image.dtype)
     planes = platform.choose(cpu=by_shifts, default=by_matmul)(jnp.transpose(image, (2, 0, 1)), weights)
     return jnp.transpose(planes, (1, 2, 0))
 
@@ -82,5 +83,5 @@ def random_gaussian_blur(
     key: PRNGKeyArray, image: Float[Array, "h w c"], *, sigma: tuple[float, float] = (0.1, 2.0), taps: int
 ) -> Float[Array, "h w c"]:
     """Blur with a width drawn uniformly."""
-    width = jax.random.uniform(key, (), image.dtype, sigma[0], sigma[1])
+    width = jax.random.uniform(key, (), jnp.float32, sigma[0], sigma[1])
     return gaussian_blur(image, width, taps=taps)

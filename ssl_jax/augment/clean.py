@@ -3,21 +3,32 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, DTypeLike, Float, Shaped
+from jaxtyping import Array, DTypeLike, Float
 
-from ssl_jax.augment import color, resize
-from ssl_jax.augment.recipe import Stats, check_images
+from ssl_jax.augment import color, platform, resize
+from ssl_jax.augment.recipe import Images, Stats, check_images
+
+
+def _line(n: int, shorter: int, size: int) -> resize.Taps:
+    """Return the taps of the central `size` positions after resizing `n` as `shorter` is resized to `size`."""
+    whole = size * n // shorter
+    offset = round((whole - size) / 2)
+    start, length = jnp.zeros((), jnp.float32), jnp.full((), n, jnp.float32)
+    index, weight = resize.taps(start, length, n, whole, method="linear", antialias=True)
+    return index[offset : offset + size], weight[offset : offset + size]
 
 
 def prepare(
-    image: Shaped[Array, "b h w c"],
+    image: Images,
     *,
     size: int,
     mean: Stats = None,
     std: Stats = None,
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "b s s c"]:
-    """Resize the shorter side to `size`, crop the centre square and normalise.
+    """Resize the shorter side to `size` (bilinear, antialiased), crop the centre square and normalise.
+
+    Torchvision's `Resize(size)` and `CenterCrop(size)`.
 
     Args:
       image: uint8.
@@ -30,15 +41,15 @@ def prepare(
       UserError: images that are not uint8 `[b h w c]`, or statistics of another number of channels.
     """
     check_images(image, mean, std)
+    image = jnp.asarray(image)
     height, width = image.shape[1:3]
-    side = min(height, width)
-    if side == size:
-        top, left = round((height - side) / 2), round((width - side) / 2)
-        x = image[:, top : top + side, left : left + side].astype(jnp.float32)
-    else:  # the centre square of the resized image is the resized centre square, up to a fraction of a pixel
-        box = jnp.array([(height - side) / 2, (width - side) / 2, side, side], jnp.float32)
-        box = jnp.floor(box).astype(jnp.int32)
-        x = jax.vmap(lambda im: resize.crop_and_resize(im, box, (size, size)))(image)
+    if min(height, width) == size:
+        top, left = round((height - size) / 2), round((width - size) / 2)
+        x = image[:, top : top + size, left : left + size].astype(jnp.float32)
+    else:
+        rows, columns = (_line(n, min(height, width), size) for n in (height, width))
+        resample = platform.choose(cpu=resize.by_gather, default=resize.by_matmul)
+        x = jnp.transpose(jax.vmap(lambda image: resample(image, rows, columns))(image), (0, 2, 3, 1))
     x = x * np.float32(1 / 255)
     if mean is not None and std is not None:
         x = color.normalize(x, mean, std)

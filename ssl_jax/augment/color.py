@@ -33,11 +33,13 @@ def _grey(image: Float[Array, "*s"], channel_axis: int) -> Float[Array, "*t"]:
 
 def adjust_brightness(image: Float[Array, "*s"], factor: Factor) -> Float[Array, "*s"]:
     """Multiply by `factor` (0: black, 1: the image)."""
+    factor = jnp.asarray(factor, image.dtype)
     return jnp.clip(factor * image, 0, 1)
 
 
 def adjust_contrast(image: Float[Array, "*s"], factor: Factor, *, channel_axis: int = -1) -> Float[Array, "*s"]:
     """Blend with the mean of the grey image, one number per image (0: flat, 1: the image)."""
+    factor = jnp.asarray(factor, image.dtype)
     return jnp.clip(factor * image + (1 - factor) * jnp.mean(_grey(image, channel_axis)), 0, 1)
 
 
@@ -45,6 +47,7 @@ def adjust_saturation(image: Float[Array, "*s"], factor: Factor, *, channel_axis
     """Blend with the grey image (0: grey, 1: the image)."""
     if image.shape[channel_axis] != 3:
         return image
+    factor = jnp.asarray(factor, image.dtype)
     return jnp.clip(factor * image + (1 - factor) * _grey(image, channel_axis), 0, 1)
 
 
@@ -63,7 +66,7 @@ def adjust_hue(image: Float[Array, "*s"], shift: Factor, *, channel_axis: int = 
         (green - blue) * inverse,
         jnp.where(high == green, 2 + (blue - red) * inverse, 4 + (red - green) * inverse),
     )
-    hue = hue + 6 * shift
+    hue = hue + 6 * jnp.asarray(shift, image.dtype)
     hue = hue - 6 * jnp.floor(hue / 6)
     # Each channel is a trapezoid over the circle, so no case distinction by sector is needed.
     planes = [jnp.abs(hue - 3) - 1, 2 - jnp.abs(hue - 2), 2 - jnp.abs(hue - 4)]
@@ -79,7 +82,7 @@ def to_grey(image: Float[Array, "*s"], *, channel_axis: int = -1) -> Float[Array
 
 def solarize(image: Float[Array, "*s"], threshold: Factor = 0.5) -> Float[Array, "*s"]:
     """Invert what is at or above the threshold."""
-    return jnp.where(image >= threshold, 1 - image, image)
+    return jnp.where(image >= jnp.asarray(threshold, image.dtype), 1 - image, image)
 
 
 def normalize(
@@ -100,6 +103,7 @@ def _blend(
     image: Float[Array, "*s"], factor: Float[Array, ""], operation: Int[Array, ""], active: set[int], channel_axis: int
 ) -> Float[Array, "*s"]:
     """Apply brightness, contrast or saturation: all three are `clip(f x + (1 - f) base)` with bases 0, mean, grey."""
+    factor = factor.astype(image.dtype)
     grey = _grey(image, channel_axis)
     base = jnp.zeros_like(grey)
     if CONTRAST in active:

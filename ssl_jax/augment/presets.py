@@ -13,9 +13,13 @@ from jaxtyping import DTypeLike
 
 from ssl_jax.augment.recipe import MakeViews, Stats, two_views
 from ssl_jax.augment.view import View
+from ssl_jax.core import UserError
 
 
 def _with(view: View, overrides: dict[str, Any]) -> View:
+    unknown = sorted(set(overrides) - {field.name for field in dataclasses.fields(View)})
+    if unknown:
+        raise UserError(f"View has no field {unknown[0]!r}; see the documentation of ssl_jax.augment.View")
     return dataclasses.replace(view, **overrides)
 
 
@@ -57,19 +61,17 @@ def simclr(
     return two_views(view, size=size, mean=mean, std=std, dtype=dtype)
 
 
-def moco_v1(
-    size: int, *, mean: Stats = None, std: Stats = None, dtype: DTypeLike = jnp.float32, **overrides: Any
-) -> MakeViews:
-    """Return MoCo v1's two views (arXiv 1911.05722): crop from 0.2, grey 0.2, jitter 0.4 always, flip; see `simclr`."""
-    view = View(crop_scale=(0.2, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.4), jitter_prob=1.0, grey_prob=0.2)
-    return two_views(_with(view, overrides), size=size, mean=mean, std=std, dtype=dtype)
+def moco_v1_view() -> View:
+    """Return MoCo v1's view (arXiv 1911.05722): the jitter always happens, with a strong hue; no blur."""
+    return View(crop_scale=(0.2, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.4), jitter_prob=1.0, grey_prob=0.2)
 
 
-def moco_v2(
-    size: int, *, mean: Stats = None, std: Stats = None, dtype: DTypeLike = jnp.float32, **overrides: Any
-) -> MakeViews:
-    """Return MoCo v2's two views (arXiv 2003.04297; also SimSiam's): weaker hue, blur half the time; see `simclr`."""
-    view = View(
+def moco_v2_view() -> View:
+    """Return MoCo v2's view (arXiv 2003.04297), which SimSiam uses too.
+
+    The authors blur with PIL, whose kernel is not cut off; here it is cut at a tenth of the image, as in SimCLR.
+    """
+    return View(
         crop_scale=(0.2, 1.0),
         flip=0.5,
         jitter=(0.4, 0.4, 0.4, 0.1),
@@ -77,16 +79,10 @@ def moco_v2(
         grey_prob=0.2,
         blur_prob=0.5,
     )
-    return two_views(_with(view, overrides), size=size, mean=mean, std=std, dtype=dtype)
 
 
-def byol(
-    size: int, *, mean: Stats = None, std: Stats = None, dtype: DTypeLike = jnp.float32, **overrides: Any
-) -> MakeViews:
-    """Return BYOL's two views (arXiv 2006.07733): one always blurred, one rarely blurred and sometimes solarized.
-
-    Overrides apply to both views; see `simclr` for the arguments.
-    """
+def byol_views() -> tuple[View, View]:
+    """Return BYOL's two views (arXiv 2006.07733, table 6): one always blurred, one sometimes solarized instead."""
     view = View(
         crop_scale=(0.08, 1.0),
         method="cubic",
@@ -95,6 +91,26 @@ def byol(
         jitter_prob=0.8,
         grey_prob=0.2,
     )
-    first = _with(dataclasses.replace(view, blur_prob=1.0), overrides)
-    second = _with(dataclasses.replace(view, blur_prob=0.1, solarize_prob=0.2), overrides)
+    return _with(view, {"blur_prob": 1.0}), _with(view, {"blur_prob": 0.1, "solarize_prob": 0.2})
+
+
+def moco_v1(
+    size: int, *, mean: Stats = None, std: Stats = None, dtype: DTypeLike = jnp.float32, **overrides: Any
+) -> MakeViews:
+    """Return MoCo v1's two views; arguments as for `simclr`."""
+    return two_views(_with(moco_v1_view(), overrides), size=size, mean=mean, std=std, dtype=dtype)
+
+
+def moco_v2(
+    size: int, *, mean: Stats = None, std: Stats = None, dtype: DTypeLike = jnp.float32, **overrides: Any
+) -> MakeViews:
+    """Return MoCo v2's two views; arguments as for `simclr`."""
+    return two_views(_with(moco_v2_view(), overrides), size=size, mean=mean, std=std, dtype=dtype)
+
+
+def byol(
+    size: int, *, mean: Stats = None, std: Stats = None, dtype: DTypeLike = jnp.float32, **overrides: Any
+) -> MakeViews:
+    """Return BYOL's two views; arguments as for `simclr`, overrides apply to both."""
+    first, second = (_with(view, overrides) for view in byol_views())
     return two_views(first, second, size=size, mean=mean, std=std, dtype=dtype)

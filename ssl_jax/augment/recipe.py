@@ -22,6 +22,7 @@ from ssl_jax.augment import blur, color, erase, platform, resize
 from ssl_jax.augment.view import Drawn, View, draw
 from ssl_jax.core import UserError
 
+Images = Shaped[Array, "b h w c"] | Shaped[np.ndarray, "b h w c"]
 MakeViews = Callable[..., Array | tuple[Array, ...]]
 Stats = tuple[float, ...] | None
 FORMULATIONS = ("auto", "batch", "loop")
@@ -32,9 +33,9 @@ def _crop(drawn: Drawn, image: Shaped[Array, "h w c"], branch: bool) -> Float[Ar
     rows = (drawn.rows[0], drawn.rows[1] * np.float32(1 / 255))
     if branch:
         return resize.by_branch(image, rows, drawn.columns, drawn.flip)
-    columns = drawn.columns
-    if drawn.flip is not None:
-        columns = jax.tree.map(lambda m, c: jnp.where(drawn.flip, m, c), resize.mirrored(columns), columns)
+    columns, flip = drawn.columns, drawn.flip
+    if flip is not None:
+        columns = jax.tree.map(lambda m, c: jnp.where(flip, m, c), resize.mirrored(columns), columns)
     return platform.choose(cpu=resize.by_gather, default=resize.by_matmul)(image, rows, columns)
 
 
@@ -65,7 +66,7 @@ def _make_view(
     return jnp.transpose(x, (1, 2, 0))
 
 
-def check_images(image: Array, mean: Stats, std: Stats) -> None:
+def check_images(image: Array | np.ndarray, mean: Stats, std: Stats) -> None:
     """Raise UserError unless the images are uint8 `[b h w c]` and the statistics fit the channels."""
     if image.ndim != 4 or image.dtype != jnp.uint8:
         raise UserError(f"images must be uint8 [b h w c] with values 0..255, not {image.dtype}{list(image.shape)}")
@@ -131,7 +132,7 @@ def views(
     def loop(drawn: list[Drawn], image: Array) -> tuple[Array, ...]:
         return lax.map(lambda args: make_one(*args, branch=True), (drawn, image))
 
-    def make(keys: Key[Array, " b"], image: Shaped[Array, "b h w c"]) -> Array | tuple[Array, ...]:
+    def make(keys: Key[Array, " b"], image: Images) -> Array | tuple[Array, ...]:
         check_images(image, mean, std)
         height, width, channels = image.shape[1:]
 
@@ -141,7 +142,7 @@ def views(
 
         on_cpu = loop if jax.device_count() == 1 else batch
         apply = {"batch": batch, "loop": loop, "auto": platform.choose(cpu=on_cpu, default=batch)}[formulation]
-        made = apply(jax.vmap(draw_all)(keys), image)
+        made = apply(jax.vmap(draw_all)(keys), jnp.asarray(image))
         return made if paired else made[0]
 
     return make

@@ -19,7 +19,7 @@ from ssl_jax.augment import platform
 from ssl_jax.core import UserError
 
 Box = Float[Array, "4"] | Int[Array, "4"]
-Taps = tuple[Int[Array, "o k"], Float[Array, "o k"]]
+Taps = tuple[Int[Array, "_ _"], Float[Array, "_ _"]]  # [output positions, taps]
 METHODS = ("linear", "cubic")
 
 
