@@ -29,8 +29,11 @@ FILES = {"train": "train", "test": "t10k"}
 
 
 def find(directory: str | os.PathLike[str] | None = None) -> pathlib.Path | None:
-    """Return the directory that holds the four IDX files: the one given, else the Debian package's; None if none."""
-    directory = DEBIAN if directory is None else pathlib.Path(directory).expanduser()
+    """Return the directory that holds the four IDX files, or None.
+
+    It is the one given, else that of the environment variable FASHION_MNIST_DIR, else the Debian package's.
+    """
+    directory = pathlib.Path(directory or os.environ.get("FASHION_MNIST_DIR") or DEBIAN).expanduser()
     return directory if _file(directory, "train-images-idx3-ubyte") else None
 
 
