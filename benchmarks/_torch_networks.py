@@ -18,8 +18,6 @@ class Residual(nn.Module):
         )
         down = nn.Sequential(conv(i, o, 1, stride), nn.BatchNorm2d(o))
         self.shortcut = down if i != o or stride > 1 else nn.Identity()
-            nn.Sequential(conv(i, o, 1, stride), nn.BatchNorm2d(o)) if i != o or stride > 1 else nn.Identity()
-        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.body(x) + self.shortcut(x))
