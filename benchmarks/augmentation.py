@@ -77,7 +77,7 @@ def dm_pix(image: np.ndarray) -> Pass:
     return lambda: make(keys, image).block_until_ready()
 
 
-def kornia(image: np.ndarray) -> Pass:
+def kornia(image: np.ndarray, threads: int = 2) -> Pass:
     import torch
 
     _torchvision_cpu.import_torchvision()
@@ -94,7 +94,7 @@ def kornia(image: np.ndarray) -> Pass:
     x = torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
 
     def run() -> object:
-        torch.set_num_threads(2)
+        torch.set_num_threads(threads)
         with torch.no_grad():
             return make(x.float() / 255)
 
@@ -133,6 +133,7 @@ CONTENDERS = {
     "ssl_jax, batch formulation": lambda image: ours(image, "batch"),
     "dm_pix, vmapped": dm_pix,
     "kornia, batched, two threads": kornia,
+    "kornia, batched, one thread": lambda image: kornia(image, threads=1),
     "torchvision v2 on PIL, one thread": torchvision,
 }
 

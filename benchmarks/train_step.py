@@ -10,7 +10,7 @@ measured in a process of its own for each side. Needs `pip install "ssl_jax[benc
 import argparse
 import json
 import os
-import resource
+import pathlib
 import subprocess
 import sys
 import time
@@ -59,9 +59,9 @@ def torch_step(name: str) -> Callable[[], float]:
     import torch
 
     from benchmarks import _torch_networks
-    from benchmarks._torchvision_cpu import ensure_torchvision
+    from benchmarks._torchvision_cpu import import_torchvision
 
-    ensure_torchvision()  # lightly imports it
+    import_torchvision()  # lightly imports it
     from lightly.loss import NTXentLoss
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -81,7 +81,7 @@ def torch_step(name: str) -> Callable[[], float]:
         loss = criterion(first, second)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return run
 
@@ -97,7 +97,9 @@ def alone(name: str, side: str) -> dict[str, float]:
     first = time.perf_counter() - began
     run()
     run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage's figure, which a new process inherits from its parent.
+    status = pathlib.Path("/proc/self/status").read_text()
+    peak = next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     return {"first_step_s": round(first, 2), "peak_mb": round(peak)}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flax import struct
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array
 
 PyTree = Any
 Metrics = dict[str, Array]
@@ -32,6 +32,8 @@ class Carry(struct.PyTreeNode):
 class TrainState(struct.PyTreeNode):
     """All that a run needs to go on, as arrays only: no functions, no optimizer object.
 
+    No field is annotated as an array, since trees of shapes or shardings have the same fields.
+
     Attributes:
       step: number of updates made so far, int32 scalar.
       rng: the run's key; every draw folds the step (and the example's id) into it, so it never changes.
@@ -40,8 +42,8 @@ class TrainState(struct.PyTreeNode):
       opt_state: state of the optax optimizer.
     """
 
-    step: Int[Array, ""]
-    rng: PRNGKeyArray
+    step: PyTree
+    rng: PyTree
     params: PyTree
     carry: Carry
     opt_state: PyTree

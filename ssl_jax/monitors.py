@@ -38,8 +38,8 @@ class Probe(struct.PyTreeNode):
     params: PyTree
     moments: PyTree
     opt_state: PyTree
-    accuracy: Float[Array, ""]
-    count: Int[Array, ""]
+    accuracy: PyTree
+    count: PyTree
 
 
 def init_probe(dim: int, classes: int) -> Probe:

@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int, Key, PRNGKeyArray
 
 from ssl_jax.core import Method, Metrics, PyTree, TrainState
 from ssl_jax.sharding import data_mesh, replicated
 
-Views = Callable[[PRNGKeyArray, Array], PyTree]
+Views = Callable[[Key[Array, " b"], Array], PyTree]
 Step = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 
 
-def example_keys(rng: PRNGKeyArray, ids: Int[Array, " b"]) -> PRNGKeyArray:
+def example_keys(rng: PRNGKeyArray, ids: Int[Array, " b"]) -> Key[Array, " b"]:
     """One key per example, from its id: what an example looks like never depends on the batch or the devices."""
     return jax.vmap(lambda i: jax.random.fold_in(rng, i))(ids)
 
