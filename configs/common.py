@@ -55,6 +55,23 @@ def small_images(c: ConfigDict) -> ConfigDict:
     return c
 
 
+def fashion_mnist(c: ConfigDict) -> ConfigDict:
+    """Turn a recipe to minutes of Fashion-MNIST on a CPU: the same small budget for every method."""
+    c = small_images(c)
+    c.augment_args = ConfigDict({"strength": 1.0, "blur": False, "crop_scale": (0.4, 1.0), "erase_prob": 0.5})
+    c.augment = "simclr"
+    c.batch_size = 256
+    c.steps = 400
+    c.optimizer = "adamw"
+    c.optimizer_args = ConfigDict({"weight_decay": 1e-4})
+    c.learning_rate = 3e-3
+    c.learning_rate_scaling = "none"
+    c.warmup_epochs = 0.25
+    c.log_every = 20
+    c.checkpoint_every = 200
+    return c
+
+
 def test(c: ConfigDict) -> ConfigDict:
     """Turn a recipe to one that runs in seconds on a CPU: scikit-learn's digits, a tiny network, a few steps."""
     c = small_images(c)
