@@ -20,13 +20,15 @@ def collapse(embedding: Float[Array, "n d"]) -> dict[str, Array]:
       `embedding_std`: deviation of each coordinate over the batch, averaged, times sqrt(d): 1 for directions spread
         evenly over the sphere, 0 when all are equal (SimSiam, figure 2).
       `effective_rank`: exponential of the entropy of the centred embeddings' singular values, 1..min(n, d)
-        (Roy & Vetterli, 2007); near 1 when everything lies on a line.
+        (Roy & Vetterli, 2007); near 1 when everything lies on a line. Singular values below a thousandth of the
+        largest are taken for rounding noise and left out.
     """
     z = l2_normalize(at_least_float32(embedding))
     std = jnp.mean(jnp.std(z, axis=0)) * z.shape[1] ** 0.5
     z = z - jnp.mean(z, axis=0, keepdims=True)
-    gram = z.T @ z if z.shape[0] >= z.shape[1] else z @ z.T
-    singular = jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram), 0.0))
+    z = z if z.shape[0] >= z.shape[1] else z.T
+    squared = jnp.linalg.eigvalsh(jnp.matmul(z.T, z, precision="highest"))
+    singular = jnp.sqrt(jnp.where(squared > 1e-6 * jnp.max(squared), squared, 0.0))
     share = singular / jnp.maximum(jnp.sum(singular), 1e-12)
     entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.maximum(share, 1e-30)), 0.0))
     return {"embedding_std": std, "effective_rank": jnp.exp(entropy)}
@@ -72,7 +74,8 @@ def update_probe(probe: Probe, features: Float[Array, "b d"], labels: Int[Array,
 
     grads, logits = jax.grad(loss, has_aux=True)(probe.params)
     hit = jnp.mean((jnp.argmax(logits, axis=1) == labels).astype(jnp.float32))
-    updates, opt_state = PROBE.update(grads, probe.opt_state, probe.params)
+    with jax.numpy_dtype_promotion("standard"):  # as in `train_step`
+        updates, opt_state = PROBE.update(grads, probe.opt_state, probe.params)
     return Probe(
         params=optax.apply_updates(probe.params, updates),
         moments={"mean": mean, "square": square},

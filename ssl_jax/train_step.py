@@ -77,10 +77,11 @@ def make_train_step(
         (loss, (carry, metrics)), grads = jax.value_and_grad(method.loss, has_aux=True)(
             state.params, state.carry, batch, loss_rng, state.step
         )
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to int32 counts, which "strict" refuses
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         carry = method.update(params, carry, state.step)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
         return state.replace(step=state.step + 1, params=params, carry=carry, opt_state=opt_state), metrics
 
     whole = replicated(mesh or data_mesh())
