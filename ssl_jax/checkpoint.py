@@ -3,7 +3,11 @@
 This file is the only one that knows orbax, whose interface is moving.
 """
 
+import contextlib
+import os
 import pathlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -42,13 +46,17 @@ class Checkpoints:
         return {name for name, value in self._manager.item_metadata(step).items() if value is not None}
 
     def save(self, step: int, trees: dict[str, PyTree], position: dict[str, Any], *, force: bool = False) -> bool:
-        """Save named trees and the position in the data, if it is time or `force`; returns whether it was saved."""
+        """Begin to save named trees and the position in the data, if it is time or `force`; returns whether it was.
+
+        Raises:
+          OSError: this save, or an earlier one that was still under way, could not be written.
+        """
         if self._manager.latest_step() == step:
             return False
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        return self._manager.save(
-            step, args=ocp.args.Composite(**items, position=ocp.args.JsonSave(position)), force=force
-        )
+        args = ocp.args.Composite(**items, position=ocp.args.JsonSave(position))
+        with file_errors():
+            return self._manager.save(step, args=args, force=force)
 
     def restore(self, step: int, like: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, Any]]:
         """Restore named trees, shaped and placed as the abstract or concrete trees `like`, and the position."""
@@ -59,7 +67,26 @@ class Checkpoints:
         restored = self._manager.restore(step, args=ocp.args.Composite(**items, position=ocp.args.JsonRestore()))
         return {name: restored[name] for name in like}, restored["position"]
 
+    def wait(self) -> None:
+        """Wait for the saves under way; raises `OSError` if one failed."""
+        with file_errors():
+            self._manager.wait_until_finished()
+
     def close(self) -> None:
-        """Wait for the saves under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Wait as `wait`, and let go of the directory."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+
+@contextlib.contextmanager
+def file_errors() -> Iterator[None]:
+    """Raise the `OSError` that it is where the array storage says `ValueError`, for example for a full disk."""
+    try:
+        yield
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error

@@ -1,5 +1,6 @@
 """The command line `ssl-jax`: absl flags, and configs of ml_collections that become keyword arguments from here on."""
 
+import contextlib
 import difflib
 import functools
 import importlib.resources
@@ -7,7 +8,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags, logging
@@ -48,17 +49,14 @@ def resolve_config(value: str) -> str:
 
 
 def _with_resolved_config(argv: Sequence[str]) -> list[str]:
-    """Resolve the config's name in `--config=NAME` or `--config NAME`."""
-    out, following = [], False
-    for arg in argv:
-        if following:
-            out.append(resolve_config(arg))
-        elif re.fullmatch(r"--?config=.*", arg):
-            out.append("--config=" + resolve_config(arg.split("=", 1)[1]))
-        else:
-            out.append(arg)
-        following = arg in ("--config", "-config")
-    return out
+    """Resolve the config's name in `--config=NAME` or `--config NAME`; the former is what comes out."""
+    text = list(argv)
+    for i, arg in enumerate(text[:-1]):
+        if arg in ("--config", "-config"):
+            text[i : i + 2] = [f"--config={text[i + 1]}"]
+            break
+    found = (re.fullmatch(r"--?config=(.*)", arg) for arg in text)
+    return ["--config=" + resolve_config(m[1]) if m else arg for m, arg in zip(found, text, strict=True)]
 
 
 def _parse(values: flags.FlagValues, argv: Sequence[str], command: str) -> None:
@@ -82,9 +80,9 @@ def _first_sentence(text: str) -> str:
 
 
 def _config_error(error: Exception) -> str:
-    """What ml_collections says about a config, without its tracebacks."""
+    """What ml_collections says about a config, without its tracebacks and the names of Python's exceptions."""
     lines = [line for line in str(error.args[0] if error.args else error).strip().splitlines() if line.strip()]
-    return "Config: " + _first_sentence(lines[-1] if lines else repr(error))
+    return "Config: " + re.sub(r"^\w+(Error|Exception): ", "", _first_sentence(lines[-1] if lines else repr(error)))
 
 
 def _required(values: flags.FlagValues, *names: str) -> None:
@@ -93,14 +91,31 @@ def _required(values: flags.FlagValues, *names: str) -> None:
             raise UserError(f"The flag --{name} is missing.")
 
 
-def _use_compilation_cache() -> None:
-    """Keep compiled programs between runs, in the user's cache directory unless JAX is told another."""
+@contextlib.contextmanager
+def _settings() -> Iterator[None]:
+    """For the time of a command: compiled programs kept between runs, and quiet libraries.
+
+    Programs are kept in the user's cache directory unless JAX is told another.
+    """
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    wanted: dict[str, Any] = {}
+    if jax.config.jax_compilation_cache_dir is None:
         base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(base / "ssl_jax" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        wanted["jax_compilation_cache_dir"] = str(base / "ssl_jax" / "xla")
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        wanted["jax_persistent_cache_min_compile_time_secs"] = 0.5
+    before = {name: getattr(jax.config, name) for name in wanted}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)  # orbax tells much; its errors are raised as well, and told once
+    try:
+        for name, value in wanted.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        logging.set_verbosity(verbosity)
 
 
 def _ints(name: str, value: Sequence[str]) -> list[int]:
@@ -124,9 +139,10 @@ def _pretrain(argv: Sequence[str]) -> None:
     )
     flags.DEFINE_string("workdir", None, "Directory of the run; made if missing.", flag_values=values)
     flags.DEFINE_bool("report", True, "Write report.html at the end.", flag_values=values)
-    unknown_field(argv)
+    default = check_fields(argv)
     _parse(values, argv, "pretrain")
     _required(values, "config", "workdir")
+    check_tuples(_flag(values, "config"), default)
     from ssl_jax import gallery, workdir
     from ssl_jax.pretrain import Interrupted, pretrain
 
@@ -141,27 +157,51 @@ def _pretrain(argv: Sequence[str]) -> None:
     say(f"Next: ssl-jax evaluate --workdir={directory} --protocol=knn,linear")
 
 
-def unknown_field(argv: Sequence[str]) -> None:
-    """Raise a `UserError` for a misspelt `--config.FIELD`, naming the nearest."""
+def check_fields(argv: Sequence[str]) -> Any:
+    """Raise a `UserError` for a misspelt `--config.FIELD`, naming the nearest; returns the file's config."""
     from ml_collections import config_flags
 
-    path = next((arg.split("=", 1)[1] for arg in argv if arg.startswith("--config=")), None)
+    path = next((arg for arg in argv if arg.startswith("--config=")), None)
     if path is None:
-        return
+        return None
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=["ssl-jax"])
     try:
-        values(["ssl-jax", f"--config={path}"])
-        config = _flag(values, "config")
-        fields = list(config.keys())
-    except Exception as error:
+        values(["ssl-jax", path])
+    except Exception as error:  # the file may be the user's own, and raise anything
         raise UserError(_config_error(error)) from error
     for arg in argv:
-        found = re.match(r"--?config\.([A-Za-z0-9_]+)", arg)
-        if found and found[1] not in fields:
-            near = difflib.get_close_matches(found[1], fields, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" There is {', '.join(sorted(fields))}."
-            raise UserError(f"The config has no field {found[1]!r}.{hint}")
+        found = re.match(r"--?(?:no)?config\.([A-Za-z0-9_.]+)", arg)
+        if found:
+            _check_field(_flag(values, "config"), found[1])
+    return _flag(values, "config")
+
+
+def check_tuples(config: Any, default: Any, where: str = "config") -> None:
+    """Raise a `UserError` if a tuple's items are of another type than in the config's file, which no flag checks."""
+    for name, value in config.items():
+        before, here = default[name], f"{where}.{name}"
+        if hasattr(value, "keys"):
+            check_tuples(value, before, here)
+        elif isinstance(value, tuple) and before:
+            known = {type(x) for x in before}
+            allowed = known | ({int} if float in known else set())
+            if not {type(x) for x in value} <= allowed:
+                kinds = " or ".join(sorted(kind.__name__ for kind in known))
+                raise UserError(f"--{here} takes items of type {kinds}, such as {before}, not {value}.")
+
+
+def _check_field(config: Any, path: str) -> None:
+    """Follow `path`, such as `optimizer_args.weight_decay`, through a config; a `UserError` where it leads nowhere."""
+    parts = path.split(".")
+    for depth, part in enumerate(parts):
+        where = ".".join(parts[:depth])
+        fields = list(config.keys()) if hasattr(config, "keys") else []
+        if part not in fields:
+            near = difflib.get_close_matches(part, fields, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" There is {', '.join(sorted(fields)) or 'none'}."
+            raise UserError(f"The config has no field {part!r}{where and f' in {where!r}'}.{hint}")
+        config = config[part]
 
 
 def _evaluate(argv: Sequence[str]) -> None:
@@ -271,9 +311,8 @@ def run(argv: Sequence[str]) -> None:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UserError(f"Unknown command {command!r}; there is {', '.join(COMMANDS)}.{hint}")
-    logging.set_verbosity(logging.ERROR)  # orbax and flax tell much that is of no use here
-    _use_compilation_cache()
-    COMMANDS[command](rest)
+    with _settings():
+        COMMANDS[command](rest)
 
 
 def main(argv: Sequence[str] | None = None) -> Any:
@@ -281,6 +320,9 @@ def main(argv: Sequence[str] | None = None) -> Any:
     try:
         run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print(f"ssl-jax: {error}", file=sys.stderr)
+        say(f"ssl-jax: {error}")
+        return 1
+    except OSError as error:  # a full disk, a lost mount: the machine's state, not a mistake in this program
+        say(f"ssl-jax: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         return 1
     return 0

@@ -124,6 +124,8 @@ def pretrain(
         config, command=command or [], source_name=repr(source), fingerprint=source.fingerprint
     )
     known = workdir.open_workdir(directory, record)
+    if known:
+        check_checkpoints_left(directory)
     checkpoints = Checkpoints(directory / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints)
     watch = Watch(experiment)
     parts = {"tx": experiment.tx, "views": experiment.views, "seed": config.seed, "mesh": experiment.mesh}
@@ -136,27 +138,50 @@ def pretrain(
     )
     if checkpoints.steps():
         state = restore(checkpoints, checkpoints.steps()[-1], state, watch)
-        announce(f"Going on from the checkpoint of step {int(state.step):,}.")
+        done = int(state.step) == experiment.steps
+        announce(
+            f"The run is complete: there is a checkpoint of its last step, {experiment.steps:,}."
+            if done
+            else f"Going on from the checkpoint of step {int(state.step):,}."
+        )
     elif known:
         announce("The run in this workdir has no checkpoint yet; starting at step 0.")
     position = {"seed": config.seed, "batch_size": config.batch_size, "fingerprint": source.fingerprint}
-    writer = workdir.MetricWriter(directory, step=int(state.step))
-    try:
-        return _loop(experiment, state, parts, watch, checkpoints, position, writer)
-    except OSError as error:
+    with contextlib.ExitStack() as stack:
+        try:
+            writer = stack.enter_context(contextlib.closing(workdir.MetricWriter(directory, step=int(state.step))))
+            state = _loop(experiment, state, parts, watch, checkpoints, position, writer)
+            checkpoints.wait()
+            return state
+        except OSError as error:
+            raise UserError(
+                f"Writing to {directory} failed: {error.strerror or error}. {newest(checkpoints)} Make room and run "
+                "the same command again."
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):  # told above
+                checkpoints.close()
+
+
+def check_checkpoints_left(directory: pathlib.Path) -> None:
+    """Raise a `UserError` if a run had checkpoints and has none: it must not start anew silently.
+
+    A run that was killed before, or while it wrote its first one, may start anew.
+    """
+    folder, lines = directory / "checkpoints", workdir.read_metrics(directory)
+    before = workdir.read_run(directory)["config"]
+    due = min(before["checkpoint_every"], before["steps"] or math.inf)
+    if lines and lines[-1]["step"] >= due and not (folder.is_dir() and any(folder.iterdir())):
         raise UserError(
-            f"Writing to {directory} failed: {error.strerror or error}. The newest checkpoint is of step "
-            f"{newest(checkpoints)}; make room and run the same command again."
-        ) from error
-    finally:
-        writer.close()
-        checkpoints.close()
+            f"{directory} holds a run that has come to step {lines[-1]['step']:,}, but its checkpoints are gone; put "
+            f"them back into {folder}, or give another --workdir to start anew."
+        )
 
 
 def newest(checkpoints: Any) -> str:
-    """The newest checkpoint's step, in words."""
+    """A sentence on the newest checkpoint."""
     steps = checkpoints.steps()
-    return f"{steps[-1]:,}" if steps else "none"
+    return f"The last good checkpoint is of step {steps[-1]:,}." if steps else "There is no checkpoint yet."
 
 
 def count(params: Any) -> int:
@@ -222,6 +247,7 @@ def _loop(experiment, state, parts, watch, checkpoints, position, writer) -> Tra
             if stop:
                 iterator.close()
                 progress.close()
+                checkpoints.wait()
                 raise Interrupted(signals[0], step)
     return state
 
@@ -232,8 +258,7 @@ def check_finite(losses: list[jax.Array], step: int, checkpoints: Any) -> None:
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         first = step - len(values) + 1 + int(bad[0])
-        good = newest(checkpoints)
         raise UserError(
-            f"The loss is {values[bad[0]]} at step {first}; nothing was saved since. The last good checkpoint is of "
-            f"step {good}. Try a lower --config.learning_rate, a longer warm-up, or --config.dtype=float32."
+            f"The loss is {values[bad[0]]} at step {first}; nothing was saved since. {newest(checkpoints)} Try a lower "
+            "--config.learning_rate, a longer warm-up, or --config.dtype=float32."
         )
