@@ -4,9 +4,11 @@ This file is the only one that knows orbax, whose interface is moving.
 """
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,6 +57,8 @@ class Checkpoints:
             return False
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         args = ocp.args.Composite(**items, position=ocp.args.JsonSave(position))
+        if force or self._manager.should_save(step):
+            check_room(self._manager.directory, trees)
         with file_errors():
             return self._manager.save(step, args=args, force=force)
 
@@ -78,6 +82,13 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+
+
+def check_room(directory: os.PathLike[str], trees: PyTree) -> None:
+    """Raise `OSError` if the disk has no room for a copy of `trees`, before half of it is written."""
+    needed = sum(x.nbytes for x in jax.tree.leaves(trees)) + 1_000_000  # for names, shapes and shardings
+    if shutil.disk_usage(directory).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextlib.contextmanager
