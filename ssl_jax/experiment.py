@@ -33,6 +33,7 @@ class Experiment:
       config: the resolved config.
       source: training images.
       method: what to train.
+      rate: learning rate as a function of the step.
       tx: optimizer.
       views: random views for training.
       prepare: `uint8 [b h w c] -> float`, for evaluation.
@@ -43,6 +44,7 @@ class Experiment:
     config: ConfigDict
     source: data.Source
     method: Method
+    rate: optim.Schedule
     tx: optax.GradientTransformation
     views: Callable
     prepare: Callable
@@ -164,6 +166,7 @@ def build(config: ConfigDict, *, devices: list[jax.Device] | None = None) -> Exp
         config=config,
         source=source,
         method=build_method(config, steps=steps),
+        rate=rate,
         tx=call(optim.create, "optimizer", config.optimizer, rate, **config.optimizer_args),
         views=call(recipe, f"augmentation {config.augment}", size, **normalize, **config.augment_args),
         prepare=functools.partial(augment.prepare, size=size, **normalize),

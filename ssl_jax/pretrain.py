@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -232,6 +233,7 @@ def _loop(experiment, state, parts, watch, checkpoints, position, writer) -> Tra
                 elapsed = time.perf_counter() - began
                 speed = max(seen_images, 1) / elapsed
                 logged = {name: float(value) for name, value in metrics.items() if value.ndim == 0}
+                logged["learning_rate"] = float(experiment.rate(jnp.asarray(step - 1)))
                 logged["images_per_second"] = round(speed, 1)
                 if "embedding" in metrics:
                     logged |= {name: float(value) for name, value in monitors.collapse(metrics["embedding"]).items()}
