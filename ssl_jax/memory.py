@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from ssl_jax.core import PyTree, UserError
+from ssl_jax.checks import check_momentum
+from ssl_jax.core import PyTree
 
 
 def ema(average: PyTree, new: PyTree, momentum: float | Float[Array, ""]) -> PyTree:
@@ -25,11 +26,10 @@ def cosine_momentum(base: float, steps: int) -> Callable[[Int[Array, ""]], Float
     `tau_k = 1 - (1 - base) (cos(pi k / steps) + 1) / 2`. Reaches 1 only at `steps`, as the authors' code
     (lightly reaches it one step earlier).
     """
-    if not 0.0 <= base <= 1.0:
-        raise UserError(f"A moving average needs a momentum in 0..1, but was given {base}.")
+    check_momentum(base)
 
     def momentum(step: Int[Array, ""]) -> Float[Array, ""]:
-        progress = jnp.clip(step.astype(jnp.float32) / max(steps, 1), 0.0, 1.0)
+        progress = jnp.clip(step.astype(float) / max(steps, 1), 0.0, 1.0)
         return 1.0 - (1.0 - base) * (jnp.cos(jnp.pi * progress) + 1.0) / 2.0
 
     return momentum

@@ -24,10 +24,20 @@ def warmup_cosine(peak: float, *, steps: int, warmup: int = 0, end: float = 0.0)
     """Linear warm-up from 0 (`peak * step / warmup`), then a cosine that reaches `end` at `steps`.
 
     The convention of BYOL, SimCLR and OBoW: 0 at step 0, the peak at step `warmup`.
+
+    Raises:
+      UserError: the warm-up is not shorter than the run.
     """
-    if warmup >= max(steps, 1):
+    if not 0 <= warmup < max(steps, 1):
         raise UserError(f"The warm-up of {warmup} steps must be shorter than the run of {steps} steps.")
-    return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, steps, end)
+
+    def rate(step: jax.Array) -> jax.Array:
+        step = jnp.asarray(step).astype(float)
+        progress = jnp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)
+        cosine = end + (peak - end) * (1.0 + jnp.cos(jnp.pi * progress)) / 2.0
+        return jnp.where(step < warmup, peak * step / max(warmup, 1), cosine)
+
+    return rate
 
 
 def is_kernel(params: PyTree) -> PyTree:

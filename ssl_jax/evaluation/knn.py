@@ -8,13 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ssl_jax.checks import check_features, check_positive
 from ssl_jax.core import UserError
 from ssl_jax.losses import l2_normalize
 
 
 @functools.partial(jax.jit, static_argnames=("ks", "classes", "temperature"))
 def _votes(bank, labels, query, *, ks, classes, temperature):
-    similarity, index = jax.lax.top_k(query @ bank.T, max(ks))
+    similarity, index = jax.lax.top_k(jnp.matmul(query, bank.T, precision="highest"), max(ks))
+    # Relative to the nearest, which changes no ranking: a low temperature would overflow.
+    similarity = similarity - similarity[:, :1]
     weight = jnp.exp(similarity / temperature)[:, :, None] * jax.nn.one_hot(labels[index], classes, dtype=bank.dtype)
     votes = jnp.cumsum(weight, axis=1)
     return jnp.stack([jnp.argmax(votes[:, k - 1], axis=-1) for k in ks])
@@ -41,7 +44,12 @@ def knn_predict(
       ks: numbers of neighbours, each in 1..n.
       temperature: 0.07 as DINO; others use 0.1.
       tile: test rows at a time.
+
+    Raises:
+      UserError: a k out of range, a temperature not above 0, or features that are not finite.
     """
+    check_positive(temperature=temperature, tile=tile)
+    check_features(train, test)
     if not 1 <= min(ks) <= max(ks) <= len(train):
         raise UserError(f"k-NN needs 1 <= k <= {len(train)} (the training examples), but was given k = {list(ks)}.")
     bank = l2_normalize(jnp.asarray(train, jnp.float32))

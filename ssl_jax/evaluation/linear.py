@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from ssl_jax.checks import check_features, check_positive
 from ssl_jax.core import UserError
 
 RATES = (0.03, 0.1, 0.3)
@@ -18,9 +19,12 @@ PENALTIES = (0.0, 1e-3)
 
 def standardize(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
     """Shift and scale every feature by the training mean and deviation (constant features become 0), in float32."""
-    mean, std = train.mean(axis=0), train.std(axis=0)
+    mean = train.mean(axis=0, dtype=np.float64)  # in float32, a constant column would not come out constant
+    chunks = np.array_split(train, len(train) // 1024 + 1)
+    std = np.sqrt(sum(((x - mean) ** 2).sum(axis=0) for x in chunks) / len(train))
     floor = max(1e-6 * float(std.max()), 1e-30)
-    scale = np.where(std > floor, 1.0 / np.maximum(std, floor), 0.0)
+    scale = np.where(std > floor, 1.0 / np.maximum(std, floor), 0.0).astype(np.float32)
+    mean = mean.astype(np.float32)
     return [((x - mean) * scale).astype(np.float32) for x in (train, *others)]
 
 
@@ -112,12 +116,6 @@ def accuracies(
     return np.asarray(_hits(params, jnp.asarray(features, jnp.float32), jnp.asarray(labels)))
 
 
-def check_features(*features: np.ndarray) -> None:
-    """Raise a `UserError` if a feature is not a finite number."""
-    if not all(np.isfinite(x).all() for x in features):
-        raise UserError("The features hold NaN or infinity, so no classifier can be fitted; look at the run's loss.")
-
-
 def linear_probe(
     train: Float[np.ndarray, "n d"],
     labels: Int[np.ndarray, " n"],
@@ -148,8 +146,13 @@ def linear_probe(
 
     Returns:
       `{"accuracy", "rate", "penalty", "held_out_accuracy"}`, accuracies in 0..1.
+
+    Raises:
+      UserError: a feature is not finite, or there are fewer than two training rows or no test rows.
     """
     check_features(train, test)
+    if len(train) < 2:
+        raise UserError("A linear probe needs at least two training examples, one of them to choose its settings on.")
     classes = int(max(labels.max(), test_labels.max())) + 1
     train, test = standardize(train, test)
     settings = list(itertools.product(rates, penalties))
@@ -185,8 +188,9 @@ def few_labels(
     features are compared on the same labels.
 
     Raises:
-      UserError: a class has fewer examples than `per_class`.
+      UserError: a class has fewer examples than `per_class`, or a feature is not finite.
     """
+    check_positive(per_class=per_class, trials=trials)
     check_features(train, test)
     counts = np.bincount(labels)
     if counts.min() < per_class:

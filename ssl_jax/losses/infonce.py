@@ -13,7 +13,8 @@ def infonce_logits(
     """Cosine similarities over `temperature`: the positive in column 0, then the k negatives (already of unit norm)."""
     query, key = l2_normalize(at_least_float32(query)), l2_normalize(at_least_float32(key))
     positive = jnp.sum(query * key, axis=-1, keepdims=True)
-    return jnp.concatenate([positive, query @ negatives.T.astype(query.dtype)], axis=1) / temperature
+    negative = jnp.matmul(query, negatives.T.astype(query.dtype), precision="highest")
+    return jnp.concatenate([positive, negative], axis=1) / temperature
 
 
 def infonce(

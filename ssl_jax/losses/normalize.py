@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Cast half precision to float32 (losses are never computed in less); leave float32 and float64 alone."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 def l2_normalize(x: Float[Array, "... d"], *, eps: float = 1e-12) -> Float[Array, "... d"]:

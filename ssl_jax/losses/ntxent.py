@@ -24,6 +24,6 @@ def ntxent(embedding: Float[Array, "b 2 d"], *, temperature: float = 0.1) -> Flo
     z = l2_normalize(at_least_float32(embedding))
     positive = jnp.repeat(jnp.sum(z[:, 0] * z[:, 1], axis=-1), 2) / temperature
     z = z.reshape(-1, z.shape[-1])
-    logits = z @ z.T / temperature
+    logits = jnp.matmul(z, z.T, precision="highest") / temperature
     logits = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, logits)
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - positive)

@@ -13,6 +13,7 @@ import jax
 from jax import lax
 
 from ssl_jax import losses
+from ssl_jax.checks import check_momentum, check_positive, two_views
 from ssl_jax.core import Carry, Method
 from ssl_jax.memory import ema
 from ssl_jax.nets import functional
@@ -34,7 +35,13 @@ def byol(
     The loss is the sum of both directions of `2 - 2 cos`, as DeepMind's code (0..8); a mean instead is known to cost
     many points. Each view passes through the networks on its own, so batch statistics are per view. The target
     starts from a random initialisation of its own, as DeepMind's.
+
+    Raises:
+      UserError: a size is not above 0, the momentum not in 0..1, or (from the functions) a batch has not two views.
     """
+    check_positive(hidden=hidden, dim=dim)
+    if not callable(momentum):
+        check_momentum(momentum)
     head = MLP((hidden, dim), hidden_bias=True, out_bias=False, dtype=getattr(encoder, "dtype", None))
 
     def project(params, state, image, rng):
@@ -53,7 +60,7 @@ def byol(
 
     def init(rng, batch):
         online_rng, target_rng, predictor_rng = jax.random.split(rng, 3)
-        image = batch["views"][:, 0]
+        image = two_views(batch)[:, 0]
         params, state = init_network(online_rng, image)
         target_params, target_state = init_network(target_rng, image)
         projection, _, _ = project(params, state, image, online_rng)
@@ -62,7 +69,7 @@ def byol(
 
     def loss(params, carry, batch, rng, step):
         state, target_state = carry.model_state, carry.teacher["model_state"]
-        views, rngs = batch["views"], jax.random.split(rng, 2)
+        views, rngs = two_views(batch), jax.random.split(rng, 2)
         predictions, targets, pooled = [], [], []
         for view in range(2):
             image = views[:, view]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ssl_jax import losses
+from ssl_jax.checks import check_momentum, check_positive, two_views
 from ssl_jax.core import Carry, Method
 from ssl_jax.memory import ema, enqueue
 from ssl_jax.nets import functional
@@ -41,10 +42,15 @@ def moco(
 
     One direction (view 0 queries, view 1 keys) and one queue, as the authors' code. The key encoder takes its average
     after the optimizer's update rather than at the next step's start, which is the same sequence.
+
+    Raises:
+      UserError: a size or the temperature is not above 0, the momentum not in 0..1, or (from the functions) a batch
+        has not two views.
     """
+    check_positive(dim=dim, queue_size=queue_size, temperature=temperature)
+    check_momentum(momentum)
     hidden: tuple[int | None, ...] = (None,) if mlp else ()
     head = MLP((*hidden, dim), norm=False, dtype=getattr(encoder, "dtype", None))
-
     shuffled = getattr(encoder, "bn_groups", 1) > 1
 
     def project(params, state, image, rng):
@@ -56,7 +62,7 @@ def moco(
 
     def init(rng, batch):
         encoder_rng, head_rng, queue_rng = jax.random.split(rng, 3)
-        image = batch["views"][:, 0]
+        image = two_views(batch)[:, 0]
         encoder_params, encoder_state = functional.init(encoder, encoder_rng, image)
         pooled, _, _ = functional.encode(encoder, encoder_params, encoder_state, image, train=False)
         params = {"encoder": encoder_params, "projector": functional.init(head, head_rng, pooled)[0]}
@@ -69,7 +75,7 @@ def moco(
         )
 
     def loss(params, carry, batch, rng, step):
-        views, memory = batch["views"], carry.memory
+        views, memory = two_views(batch), carry.memory
         query, pooled, state = project(params, carry.model_state, views[:, 0], rng)
         image = views[:, 1]
         # A key whose batch statistics came from its query's neighbours would give itself away (MoCo, section 3.3).

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 
 from ssl_jax import losses
+from ssl_jax.checks import check_positive, two_views
 from ssl_jax.core import Carry, Method
 from ssl_jax.nets import functional
 from ssl_jax.nets.heads import MLP
@@ -28,13 +29,17 @@ def simclr(
       temperature: of NT-Xent, > 0.
 
     Differs from the authors' code in: the loss is averaged over both directions, as in the paper; the code adds them.
+
+    Raises:
+      UserError: a size or the temperature is not above 0, or (from the functions) a batch has not two views.
     """
+    check_positive(layers=layers, hidden=hidden, dim=dim, temperature=temperature)
     # The authors' head: no biases before norms, and a last norm without shift.
     projector = MLP((hidden,) * (layers - 1) + (dim,), out_norm="scale", dtype=getattr(encoder, "dtype", None))
 
     def init(rng, batch):
         encoder_rng, head_rng = jax.random.split(rng)
-        image = batch["views"][:, 0]
+        image = two_views(batch)[:, 0]
         params, state = functional.init(encoder, encoder_rng, image)
         pooled, _, _ = functional.encode(encoder, params, state, image, train=False)
         head_params, head_state = functional.init(projector, head_rng, pooled)
@@ -43,7 +48,7 @@ def simclr(
         )
 
     def loss(params, carry, batch, rng, step):
-        views = batch["views"]
+        views = two_views(batch)
         b, v = views.shape[:2]
         state = carry.model_state
         pooled, _, encoder_state = functional.encode(

@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from values import assert_close
+
+from ssl_jax import losses
+
+
+def arrays(dtype=np.float32, b=5, k=7, d=6):
+    rng = np.random.default_rng(0)
+    query, key, queue = rng.normal(size=(b, d)), rng.normal(size=(b, d)), rng.normal(size=(k, d))
+    queue /= np.linalg.norm(queue, axis=1, keepdims=True)
+    return [jnp.asarray(x, dtype) for x in (query, key, queue)]
+
+
+def numpy_infonce(query, key, negatives, temperature):
+    """Equation 1 of MoCo row by row in float64."""
+    query, key, negatives = (np.asarray(x, np.float64) for x in (query, key, negatives))
+    values = []
+    for q, k in zip(query, key, strict=True):
+        q, k = q / np.linalg.norm(q), k / np.linalg.norm(k)
+        scores = np.concatenate([[q @ k], negatives @ q]) / temperature
+        shift = scores.max()
+        values.append(shift + np.log(np.exp(scores - shift).sum()) - scores[0])
+    return np.mean(values)
+
+
+@pytest.mark.parametrize("temperature", [0.005, 0.07, 0.2, 1.0])
+def test_value_equals_the_formula(temperature):
+    query, key, negatives = arrays()
+    value = losses.infonce(query, key, negatives, temperature=temperature)
+    assert value.dtype == jnp.float32
+    assert_close(value, numpy_infonce(query, key, negatives, temperature), 1e-5)
+
+
+def test_value_equals_the_formula_in_float64():
+    with jax.enable_x64(True):
+        query, key, negatives = arrays(np.float64)
+        value = losses.infonce(query, key, negatives, temperature=0.07)
+        assert value.dtype == jnp.float64
+        assert_close(value, numpy_infonce(query, key, negatives, 0.07), 1e-12)
+
+
+def test_the_gradient_is_that_of_central_differences():
+    with jax.enable_x64(True):
+        check_grads(
+            jax.jit(losses.infonce), arrays(np.float64, b=2, k=3, d=4), order=1, modes=["rev"], atol=1e-6, rtol=1e-6
+        )
+
+
+def test_the_positive_stands_first_and_negatives_follow_in_order():
+    query, key, negatives = arrays()
+    logits = losses.infonce_logits(query, key, negatives, temperature=0.5)
+    unit = query / np.linalg.norm(query, axis=1, keepdims=True)
+    assert logits.shape == (5, 8)
+    assert_close(logits[:, 0], 2 * np.sum(unit * key, axis=1) / np.linalg.norm(key, axis=1), 1e-6)
+    assert_close(logits[:, 1:], 2 * unit @ negatives.T, 1e-6)
+
+
+def test_half_precision_is_computed_in_float32():
+    query, key, negatives = arrays(jnp.bfloat16)
+    value = losses.infonce(query, key, negatives)
+    assert value.dtype == jnp.float32
+    assert_close(value, losses.infonce(*(x.astype(jnp.float32) for x in (query, key, negatives))), 1e-6)
