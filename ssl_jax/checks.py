@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 from ssl_jax.core import PyTree, UserError
 
 
-def check_positive(**values: float | None) -> None:
+def check_positive(**values: float | int | None) -> None:
     """Every value must be above 0 (None stands for a default and passes)."""
     for name, value in values.items():
         if value is not None and not value > 0:
@@ -19,7 +19,7 @@ def check_momentum(momentum: float) -> None:
         raise UserError(f"A moving average needs a momentum in 0..1, but was given {momentum}.")
 
 
-def check_features(*features: Float[Array | np.ndarray, "n d"]) -> None:
+def check_features(*features: Float[Array | np.ndarray, "_ _"]) -> None:
     """Features must be finite, and at least one row of them."""
     for x in features:
         if not len(x):

@@ -84,7 +84,8 @@ def moco(
         key, _, key_state = project(carry.teacher["params"], carry.teacher["model_state"], image, rng)
         key = key if order is None else key[jnp.argsort(order)]
         key = lax.stop_gradient(losses.l2_normalize(losses.at_least_float32(key)))
-        logits = losses.infonce_logits(query, key, memory["queue"], temperature=temperature)
+        negatives = lax.stop_gradient(memory["queue"])
+        logits = losses.infonce_logits(query, key, negatives, temperature=temperature)
         value = jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
         queue, pointer = enqueue(memory["queue"], memory["pointer"], key)
         carry = Carry(
