@@ -55,7 +55,7 @@ set FASHION_MNIST_DIR to a folder with the four files of Fashion-MNIST, and run 
 fi
 
 workdir=${workdir:-runs/${config//:/-}} # a folder holds the run of one config
-"$venv/bin/ssl-jax" pretrain --config="$config" ${options[@]+"${options[@]}"} --workdir="$workdir"
+"$venv/bin/ssl-jax" pretrain --config="$config" ${options[@]+"${options[@]}"} --workdir="$workdir" --noreport # evaluate writes it
 "$venv/bin/ssl-jax" evaluate --workdir="$workdir" --protocol=knn,linear
 workdir=$(cd -- "$workdir" && pwd)
 if [ "$config" = quickstart:digits ]; then say "Note: trained on scikit-learn's digits, not on Fashion-MNIST (see the warning above)."; fi

@@ -100,9 +100,10 @@ def _settings() -> Iterator[None]:
     import jax
 
     wanted: dict[str, Any] = {}
-    if jax.config.jax_compilation_cache_dir is None:
+    cache = "jax_compilation_cache_dir"
+    if getattr(jax.config, cache) is None:
         base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        wanted["jax_compilation_cache_dir"] = str(base / "ssl_jax" / "xla")
+        wanted[cache] = str(base / "ssl_jax" / "xla")
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         wanted["jax_persistent_cache_min_compile_time_secs"] = 0.5
     before = {name: getattr(jax.config, name) for name in wanted}
@@ -325,4 +326,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
     except OSError as error:  # a full disk, a lost mount: the machine's state, not a mistake in this program
         say(f"ssl-jax: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         return 1
+    except KeyboardInterrupt:  # during a run the loop sees to it, and saves
+        say("ssl-jax: interrupted before there was anything to save.")
+        return 130
     return 0
