@@ -3,8 +3,6 @@
 The layout is the one of DINO's and timm's weights.
 """
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,56 +12,10 @@ from jaxtyping import Array, Float, Int
 from ssl_jax.core import UserError
 from ssl_jax.nets import positions
 from ssl_jax.nets.precision import at_least_float32
+from ssl_jax.nets.transformer import SMALL, Block, LayerNorm
 
-SMALL = nn.initializers.normal(0.02)  # DINO and timm cut this normal at +-2, a hundred standard deviations
-Dense = partial(nn.Dense, kernel_init=SMALL)
 # Uniform in +-1 / sqrt(fan_in), torch's default for convolutions and what DINO and timm start the patch embedding with.
 PATCH_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with softmax in float32.
-
-    With the collection "intermediates" mutable, the weights `[b heads n n]` are sown there as "weights".
-    """
-
-    heads: int
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        """Mix tokens."""
-        b, n, d = x.shape
-        qkv = Dense(3 * d, dtype=self.dtype, name="qkv")(x).reshape(b, n, 3, self.heads, d // self.heads)
-        q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
-        scores = jnp.einsum("bhqe,bhke->bhqk", q * (d // self.heads) ** -0.5, k)
-        weights = jax.nn.softmax(scores.astype(at_least_float32(self.dtype)))
-        if self.is_mutable_collection("intermediates"):
-            self.sow("intermediates", "weights", weights)
-        mixed = jnp.einsum("bhqk,bhke->bhqe", weights.astype(v.dtype), v)
-        return Dense(d, dtype=self.dtype, name="out")(mixed.transpose(0, 2, 1, 3).reshape(b, n, d))
-
-
-class Block(nn.Module):
-    """Pre-norm block: attention, then a two-layer perceptron with exact (erf) GELU, both residual.
-
-    `drop_path` is the probability that a residual branch is left out for an example (stochastic depth).
-    """
-
-    heads: int
-    mlp_ratio: float
-    drop_path: float
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
-        """Apply the block."""
-        drop = nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train)
-        norm = partial(nn.LayerNorm, epsilon=1e-6, dtype=self.dtype)
-        x = x + drop(Attention(self.heads, self.dtype, name="attention")(norm(name="norm1")(x)))
-        y = Dense(int(x.shape[-1] * self.mlp_ratio), dtype=self.dtype, name="mlp_in")(norm(name="norm2")(x))
-        y = Dense(x.shape[-1], dtype=self.dtype, name="mlp_out")(jax.nn.gelu(y, approximate=False))
-        return x + drop(y)
 
 
 class ViT(nn.Module):
@@ -108,17 +60,16 @@ class ViT(nn.Module):
         self._check(x)
         tokens = self._embed(x, keep)
         b, p, q = x.shape[0], x.shape[1] // self.patch, x.shape[2] // self.patch
-        norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")
+        norm = LayerNorm(dtype=self.dtype, name="norm")
         maps: dict[str, Array] = {}
         for i in range(self.depth):
             drop_path = self.drop_path * i / max(self.depth - 1, 1)
             tokens = Block(self.heads, self.mlp_ratio, drop_path, self.dtype, name=f"block{i + 1}")(tokens, train)
+            normed = norm(tokens)
             if keep is None:
-                normed = norm(tokens)
-                maps[f"cls{i + 1}"], maps[f"block{i + 1}"] = normed[:, 0], normed[:, 1:].reshape(b, p, q, -1)
-        normed = maps["tokens"] = norm(tokens)
-        if keep is None:
-            maps["grid"] = maps[f"block{self.depth}"]
+                maps[f"cls{i + 1}"] = normed[:, 0]
+                maps[f"block{i + 1}"] = maps["grid"] = normed[:, 1:].reshape(b, p, q, self.dim)
+        maps["tokens"] = normed
         pooled = normed.astype(at_least_float32(self.dtype))
         return pooled[:, 0] if self.pool == "cls" else pooled[:, 1:].mean(1), maps
 
