@@ -45,7 +45,8 @@ class Checkpoints:
 
     def items(self, step: int) -> set[str]:
         """Names of the trees in a checkpoint."""
-        return {name for name, value in self._manager.item_metadata(step).items() if value is not None}
+        # Not `item_metadata`, which leaves out what this process has not saved or restored itself.
+        return {path.name for path in (self._manager.directory / str(step)).iterdir() if path.is_dir()}
 
     def save(self, step: int, trees: dict[str, PyTree], position: dict[str, Any], *, force: bool = False) -> bool:
         """Begin to save named trees and the position in the data, if it is time or `force`; returns whether it was.
