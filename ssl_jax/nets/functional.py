@@ -4,6 +4,7 @@ Every method talks to networks through these three functions, so a user's own li
 encoder's signature, `__call__(image [b h w c], train: bool) -> pooled [b d]` or `-> (pooled [b d], maps)`.
 """
 
+import inspect
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +14,14 @@ from ssl_jax.core import PyTree, UserError
 
 
 def init(module: nn.Module, rng: PRNGKeyArray, inputs: Array) -> tuple[PyTree, PyTree]:
-    """Initialise `module` on an example input; returns `(params, state)`, state being e.g. `{"batch_stats": ...}`."""
+    """Initialise `module` on an example input; returns `(params, state)`, state being e.g. `{"batch_stats": ...}`.
+
+    Raises:
+      UserError: the module's `__call__` takes no argument `train`.
+    """
+    arguments = inspect.signature(module.__call__).parameters.values()
+    if not any(a.name == "train" or a.kind is a.VAR_KEYWORD for a in arguments):
+        raise UserError(f"{type(module).__name__} must take an argument `train`: `def __call__(self, image, train)`.")
     variables = dict(module.init({"params": rng, "dropout": rng}, inputs, train=True))
     return variables.pop("params", {}), variables
 

@@ -1,0 +1,100 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from values import assert_close
+
+from ssl_jax import methods, nets
+from ssl_jax.core import UserError
+
+ZERO = jnp.zeros((), jnp.int32)
+
+
+class Encoder(nn.Module):
+    """One dense layer and a batch norm."""
+
+    @nn.compact
+    def __call__(self, image, train):
+        x = nn.Dense(6, use_bias=False, name="dense")(image.reshape(len(image), -1))
+        return nets.BatchNorm(use_scale=False, use_bias=False, name="norm")(x, train)
+
+
+def standardized(x):
+    return (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5)
+
+
+def numpy_loss(params, views, layers, temperature):
+    """Network and equation 1 in float64, over one batch of all views: norms see both views of all examples."""
+    b = len(views)
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    x = np.concatenate([views[:, 0], views[:, 1]]).reshape(2 * b, -1).astype(np.float64)
+    pooled = x = standardized(x @ params["encoder"]["dense"]["kernel"])
+    head = params["projector"]
+    for i in range(layers):
+        x = standardized(x @ head[f"dense{i}"]["kernel"]) * head[f"norm{i}"]["scale"]
+        if i < layers - 1:
+            x = np.maximum(x + head[f"norm{i}"]["bias"], 0)
+    z = x / np.linalg.norm(x, axis=1, keepdims=True)
+    similarity = np.exp(z @ z.T / temperature)
+    np.fill_diagonal(similarity, 0)
+    positive = similarity[np.arange(2 * b), (np.arange(2 * b) + b) % (2 * b)]
+    return np.mean(-np.log(positive / similarity.sum(axis=1))), pooled[:b], x[:b]
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_loss_equals_the_paper_over_the_global_batch(layers):
+    rng = np.random.default_rng(layers)
+    views = rng.normal(size=(16, 2, 2, 2, 3)).astype(np.float32)
+    method = methods.simclr(Encoder(), layers=layers, hidden=9, dim=5, temperature=0.5)
+    batch = {"views": jnp.asarray(views)}
+    params, carry = jax.jit(method.init)(jax.random.key(0), batch)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    params = jax.tree.unflatten(
+        tree, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )
+    expected, pooled, embedding = numpy_loss(params, views, layers, 0.5)
+    loss, (after, metrics) = jax.jit(method.loss)(params, carry, batch, jax.random.key(2), ZERO)
+    assert_close(loss, expected, 1e-5)
+    assert_close(metrics["features"], pooled, 1e-5)
+    assert_close(metrics["embedding"], embedding, 1e-5)
+    assert jax.tree.structure(after) == jax.tree.structure(carry)
+
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("data",))
+    split = jax.device_put(batch, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+    whole = jax.device_put((params, carry), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    loss, _ = jax.jit(method.loss)(*whole, split, jax.random.key(2), ZERO)
+    assert_close(loss, expected, 1e-5)
+
+
+@pytest.mark.parametrize(("layers", "hidden", "width"), [(2, None, 6), (3, None, 6), (3, 9, 9), (1, None, 6)])
+def test_the_head_has_no_bias_before_a_norm_and_no_shift_at_the_end(layers, hidden, width):
+    method = methods.simclr(Encoder(), layers=layers, hidden=hidden, dim=5)
+    params, carry = method.init(jax.random.key(0), {"views": jnp.zeros((4, 2, 2, 2, 3))})
+    assert sorted(params) == ["encoder", "projector"]
+    assert carry.teacher is None
+    assert carry.memory is None
+    expected, before = {}, 6
+    for i in range(layers):
+        last = i == layers - 1
+        after = 5 if last else width
+        expected[f"dense{i}"] = {"kernel": (before, after)}
+        expected[f"norm{i}"] = {"scale": (after,)} if last else {"scale": (after,), "bias": (after,)}
+        before = after
+    assert jax.tree.map(jnp.shape, params["projector"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperature": 0.0}, "`temperature` must be above 0, but is 0.0"),
+        ({"temperature": -0.1}, "`temperature` must be above 0, but is -0.1"),
+        ({"layers": 0}, "`layers` must be above 0"),
+        ({"dim": 0}, "`dim` must be above 0"),
+        ({"hidden": 0}, "`hidden` must be above 0"),
+    ],
+)
+def test_impossible_settings_are_refused_when_the_method_is_built(arguments, message):
+    with pytest.raises(UserError, match=message):
+        methods.simclr(Encoder(), **arguments)
