@@ -122,7 +122,7 @@ def test_views_that_are_missing_or_of_several_sizes_are_errors(name):
     method = METHODS[name](Stateless())
     with pytest.raises(UserError, match='holds no "views"'):
         method.init(jax.random.key(0), {"image": jnp.zeros((8, 8, 8, 3), jnp.uint8)})
-    with pytest.raises(UserError, match="two views of each example, .* was given a tuple"):
+    with pytest.raises(UserError, match=r"two views of each example, .* was given a tuple"):
         method.init(jax.random.key(0), {"views": (batch()["views"], batch()["views"])})
 
 
