@@ -120,6 +120,8 @@ def normalization(kind: str, source: data.Source) -> dict[str, Any]:
 def build_method(config: ConfigDict, *, steps: int) -> Method:
     """The method with its encoder."""
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    if jax.config.read("jax_enable_x64"):
+        dtypes["float64"] = jnp.float64
     encoder = nets.create(
         config.encoder, **config.encoder_args, dtype=lookup(dtypes, config.dtype, "value of config.dtype")
     )
