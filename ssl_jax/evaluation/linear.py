@@ -15,6 +15,7 @@ from ssl_jax.core import UserError
 
 RATES = (0.03, 0.1, 0.3)
 PENALTIES = (0.0, 1e-3)
+BATCH_SIZE = 1024
 
 
 def standardize(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
@@ -62,7 +63,7 @@ def fit_linear(
     *,
     classes: int,
     epochs: int = 20,
-    batch_size: int = 1024,
+    batch_size: int = BATCH_SIZE,
     momentum: float = 0.9,
     seed: int = 0,
     init: dict[str, Array] | None = None,
@@ -104,16 +105,27 @@ def fit_linear(
 
 
 @jax.jit
-def _hits(params, features, labels):
+def _scores(params, features, labels):
+    """Accuracy and cross-entropy of each classifier."""
     logits = jnp.einsum("nd,sdc->nsc", features, params["weight"]) + params["bias"][None]
-    return jnp.mean((jnp.argmax(logits, axis=-1) == labels[:, None]).astype(jnp.float32), axis=0)
+    labels = jnp.broadcast_to(labels[:, None], logits.shape[:2])
+    hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    return jnp.mean(hits, axis=0), jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels), axis=0)
 
 
 def accuracies(
     params: dict[str, Array], features: np.ndarray, labels: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, " s"]:
     """Accuracy (0..1) of each of the stacked classifiers."""
-    return np.asarray(_hits(params, jnp.asarray(features, jnp.float32), jnp.asarray(labels)))
+    return np.asarray(_scores(params, jnp.asarray(features, jnp.float32), jnp.asarray(labels))[0])
+
+
+def _fit_long_enough(features, labels, settings, *, epochs, **kwargs):
+    """`fit_linear` with at least eight steps a pass, and as many passes as 800 full batches or 250 if that is less."""
+    n = len(features)
+    batch_size = min(BATCH_SIZE, max(n // 8, 1))
+    epochs = max(epochs, min(800 * BATCH_SIZE // n, 250))
+    return fit_linear(features, labels, settings, epochs=epochs, batch_size=batch_size, **kwargs)[0]
 
 
 def linear_probe(
@@ -141,7 +153,7 @@ def linear_probe(
       rates: learning rates to choose from.
       penalties: weight decays to choose from.
       held_out: share of the training set to choose on, 0..1.
-      epochs: passes over the training set.
+      epochs: passes over the training set; more of them where it is so small that they are few steps.
       seed: of the split and the order.
 
     Returns:
@@ -159,13 +171,14 @@ def linear_probe(
     order = np.random.default_rng(seed).permutation(len(train))
     cut = max(int(len(train) * held_out), 1)
     chosen, rest = order[:cut], order[cut:]
-    params, _ = fit_linear(train[rest], labels[rest], settings, classes=classes, epochs=epochs, seed=seed)
-    scores = accuracies(params, train[chosen], labels[chosen])
-    best = int(np.argmax(scores))
-    params, _ = fit_linear(train, labels, settings[best : best + 1], classes=classes, epochs=epochs, seed=seed)
+    fit = functools.partial(_fit_long_enough, classes=classes, epochs=epochs, seed=seed)
+    params = fit(train[rest], labels[rest], settings)
+    held_out_accuracy, cross_entropy = (np.asarray(x) for x in _scores(params, train[chosen], labels[chosen]))
+    best = int(np.lexsort((cross_entropy, -held_out_accuracy))[0])  # of equal accuracies, the most certain
+    params = fit(train, labels, settings[best : best + 1])
     rate, penalty = settings[best]
     accuracy = float(accuracies(params, test, test_labels)[0])
-    return {"accuracy": accuracy, "rate": rate, "penalty": penalty, "held_out_accuracy": float(scores[best])}
+    return {"accuracy": accuracy, "rate": rate, "penalty": penalty, "held_out_accuracy": float(held_out_accuracy[best])}
 
 
 def few_labels(
