@@ -31,10 +31,10 @@ def _encoder(method: Method, prepare: Callable, layer: str | None, mesh: Mesh) -
     def run(params: PyTree, carry: Carry, image: jax.Array) -> jax.Array:
         pooled, maps = method.encode(params, carry, prepare(image))
         if layer is None:
-            return pooled
+            return pooled.astype(jnp.float32)
         if layer not in maps:
             raise UserError(f"The encoder has no layer {layer!r}; it has {', '.join(maps) or 'none with a name'}.")
-        features = maps[layer]
+        features = maps[layer].astype(jnp.float32)
         return jnp.mean(features, axis=tuple(range(1, features.ndim - 1))) if features.ndim > 2 else features
 
     return jax.jit(run, out_shardings=by_example(mesh))
