@@ -221,7 +221,7 @@ def _loop(experiment, state, parts, watch, checkpoints, position, writer) -> Tra
         )
         for state, metrics, batch in iterator:
             step += 1
-            pending.append(metrics["loss"])
+            pending.append({"loss": metrics["loss"], "gradient's norm": metrics["grad_norm"]})
             watch.see(metrics, batch)
             seen_images += config.batch_size
             last, stop = step == steps, bool(signals)
@@ -254,13 +254,12 @@ def _loop(experiment, state, parts, watch, checkpoints, position, writer) -> Tra
     return state
 
 
-def check_finite(losses: list[jax.Array], step: int, checkpoints: Any) -> None:
-    """Raise a `UserError` at the first loss of the last few steps (up to `step`) that is not a finite number."""
-    values = np.asarray(jax.device_get(losses), np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        first = step - len(values) + 1 + int(bad[0])
-        raise UserError(
-            f"The loss is {values[bad[0]]} at step {first}; nothing was saved since. {newest(checkpoints)} Try a lower "
-            "--config.learning_rate, a longer warm-up, or --config.dtype=float32."
-        )
+def check_finite(values: list[dict[str, jax.Array]], step: int, checkpoints: Any) -> None:
+    """Raise a `UserError` at the first of the last few steps (up to `step`) whose loss or gradient is not finite."""
+    for at, row in enumerate(jax.device_get(values), start=step - len(values) + 1):
+        for name, value in row.items():
+            if not np.isfinite(value):
+                raise UserError(
+                    f"The {name} is {value} at step {at}; nothing was saved since. {newest(checkpoints)} Try a lower "
+                    "--config.learning_rate, a longer warm-up, or --config.dtype=float32."
+                )
