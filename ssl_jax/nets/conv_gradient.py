@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from ssl_jax.nets.precision import at_least_float32
 
 CHUNK_BYTES = 700_000  # of copies laid out at a time; 0.5 to 1 MB measured best where a core has 2 MB of cache
+SUMS = 2  # but at least so many times the size of the sums, which every chunk reads and writes
 
 
 def kernel_gradient(
@@ -29,8 +30,9 @@ def kernel_gradient(
     """
     (b, h, _, i), (_, p, q, o) = x.shape, g.shape
     shared = stride == 1 and size > 1
-    copied = h * q * size * (i + o) if shared else p * q * size * size * i
-    groups, chunks, images = _chunking(b, copied * x.dtype.itemsize)
+    copied, summed = (h * q * size * (i + o), size * i * size * o) if shared else (p * q * size**2 * i, size**2 * i * o)
+    budget = max(CHUNK_BYTES, SUMS * summed * x.dtype.itemsize)
+    groups, chunks, images = _chunking(b, max(1, budget // (copied * x.dtype.itemsize)))
     x = x.reshape(groups, chunks, images, *x.shape[1:])
     g = g.reshape(groups, chunks, images, *g.shape[1:])
 
@@ -57,11 +59,10 @@ def kernel_gradient(
     return total.reshape(size, size, i, o).astype(x.dtype)
 
 
-def _chunking(batch: int, bytes_per_image: int) -> tuple[int, int, int]:
-    """Split a batch into (groups, chunks, images): one group per device, so that no chunk mixes devices."""
+def _chunking(batch: int, fit: int) -> tuple[int, int, int]:
+    """Split a batch into (groups, chunks, at most `fit` images): a group per device, so that no chunk mixes devices."""
     groups = math.gcd(batch, jax.device_count())
     rest = batch // groups
-    fit = max(1, CHUNK_BYTES // bytes_per_image)
     images = max(d for d in range(1, rest + 1) if rest % d == 0 and d <= fit)
     return groups, rest // images, images
 
