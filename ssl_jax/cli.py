@@ -65,7 +65,7 @@ def _parse(values: flags.FlagValues, argv: Sequence[str], command: str) -> None:
     try:
         rest = values([f"ssl-jax {command}", *argv])[1:]
     except flags.Error as error:
-        raise UserError(_first_sentence(str(error))) from error
+        raise UserError(_flag_error(str(error))) from error
     except (KeyError, AttributeError, TypeError, ValueError, OSError) as error:
         raise UserError(_config_error(error)) from error
     if _flag(values, "help"):
@@ -75,14 +75,16 @@ def _parse(values: flags.FlagValues, argv: Sequence[str], command: str) -> None:
         raise UserError(f"Don't know what to do with {' '.join(rest)!r}; flags look like --workdir=DIR.")
 
 
-def _first_sentence(text: str) -> str:
-    return " ".join(text.split())
+def _flag_error(text: str) -> str:
+    """What absl says about a flag, without Python's own words for numbers."""
+    text = re.sub(r"^flag (\S+): invalid literal for int.*", r"\1 is not a whole number.", text)
+    return re.sub(r"^flag (\S+): could not convert string to float.*", r"\1 is not a number.", text)
 
 
 def _config_error(error: Exception) -> str:
     """What ml_collections says about a config, without its tracebacks and the names of Python's exceptions."""
     lines = [line for line in str(error.args[0] if error.args else error).strip().splitlines() if line.strip()]
-    return "Config: " + re.sub(r"^\w+(Error|Exception): ", "", _first_sentence(lines[-1] if lines else repr(error)))
+    return "Config: " + re.sub(r"^\w+(Error|Exception): ", "", lines[-1].strip() if lines else repr(error))
 
 
 def _required(values: flags.FlagValues, *names: str) -> None:
@@ -321,12 +323,13 @@ def main(argv: Sequence[str] | None = None) -> Any:
     try:
         run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        say(f"ssl-jax: {error}")
-        return 1
+        text = " ".join(str(error).split())
     except OSError as error:  # a full disk, a lost mount: the machine's state, not a mistake in this program
-        say(f"ssl-jax: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-        return 1
+        text = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     except KeyboardInterrupt:  # during a run the loop sees to it, and saves
         say("ssl-jax: interrupted before there was anything to save.")
         return 130
-    return 0
+    else:
+        return 0
+    say(f"ssl-jax: {text}{'' if text.endswith(('.', '?')) else '.'}")
+    return 1

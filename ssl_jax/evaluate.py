@@ -41,8 +41,9 @@ def load_run(directory: str | pathlib.Path, *, step: int | None = None) -> tuple
 
     directory = pathlib.Path(directory)
     experiment = build(config_of(workdir.read_run(directory)))
+    none = UserError(f"There is no checkpoint in {directory / 'checkpoints'}: none is saved yet, or they are gone.")
     if not (directory / "checkpoints").is_dir():
-        raise UserError(f"The run in {directory} has saved no checkpoint yet.")
+        raise none
     initial = initial_state(
         experiment.method,
         experiment.source,
@@ -55,7 +56,7 @@ def load_run(directory: str | pathlib.Path, *, step: int | None = None) -> tuple
     try:
         steps = checkpoints.steps()
         if not steps:
-            raise UserError(f"The run in {directory} has saved no checkpoint yet.")
+            raise none
         trees, _ = checkpoints.restore(steps[-1] if step is None else step, {"state": initial})
     finally:
         checkpoints.close()

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ssl_jax import augment, data, memory, methods, nets, optim
+from ssl_jax.checks import check_positive
 from ssl_jax.core import Method, TrainState, UserError
 from ssl_jax.evaluation import embed
 from ssl_jax.sharding import data_mesh
@@ -120,7 +121,7 @@ def normalization(kind: str, source: data.Source) -> dict[str, Any]:
 def build_method(config: ConfigDict, *, steps: int) -> Method:
     """The method with its encoder."""
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-    if jax.config.read("jax_enable_x64"):
+    if jnp.result_type(float) == jnp.float64:
         dtypes["float64"] = jnp.float64
     encoder = nets.create(
         config.encoder, **config.encoder_args, dtype=lookup(dtypes, config.dtype, "value of config.dtype")
@@ -146,6 +147,8 @@ def count_steps(config: ConfigDict, examples: int) -> int:
 def build(config: ConfigDict, *, devices: list[jax.Device] | None = None) -> Experiment:
     """Build every part of a run, checking what can be checked before the first compilation."""
     mesh = data_mesh(devices)
+    positive = ("batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "knn_bank", "knn_queries")
+    check_positive(**{name: config[name] for name in positive})
     source = load_data(config, config.train_split)
     if config.batch_size > len(source):
         raise UserError(f"The batch size {config.batch_size} is larger than the data ({len(source)} images).")

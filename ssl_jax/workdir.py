@@ -114,7 +114,7 @@ def open_workdir(workdir: pathlib.Path, record: dict[str, Any]) -> bool:
         probe.unlink()
     except OSError as error:
         raise UserError(f"The workdir {workdir} can't be written: {error.strerror or error}.") from error
-    if not (workdir / "run.json").exists():
+    if not (workdir / "run.json").exists() or not has_begun(workdir):
         write_json(workdir / "run.json", record)
         return False
     before = read_run(workdir)
@@ -127,6 +127,12 @@ def open_workdir(workdir: pathlib.Path, record: dict[str, Any]) -> bool:
             "config to go on with that run."
         )
     return True
+
+
+def has_begun(workdir: pathlib.Path) -> bool:
+    """Whether a run has left anything that took time: a line of metrics or a checkpoint, whole or half."""
+    checkpoints = workdir / "checkpoints"
+    return bool(read_metrics(workdir)) or (checkpoints.is_dir() and any(checkpoints.iterdir()))
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
