@@ -7,6 +7,7 @@ from values import assert_close
 
 from ssl_jax import losses
 
+gradient_of_ntxent = jax.jit(jax.value_and_grad(losses.ntxent), static_argnames="temperature")
 CASES = [(case, t) for case in ("b8_d16", "b64_d128") for t in (0.1, 0.5)]
 
 
@@ -25,7 +26,7 @@ def numpy_ntxent(z, temperature):
 
 def compare(data, case, temperature, dtype, tolerance):
     z = jnp.stack([jnp.asarray(data[f"{case}/z{view}"], dtype) for view in (1, 2)], axis=1)
-    value, gradient = jax.value_and_grad(losses.ntxent)(z, temperature=temperature)
+    value, gradient = gradient_of_ntxent(z, temperature=temperature)
     assert value.dtype == gradient.dtype == dtype
     expected = {name: data[f"{case}/t{temperature}/{name}"] for name in ("loss", "grad_z1", "grad_z2")}
     assert_close(value, expected["loss"], tolerance)
@@ -47,10 +48,10 @@ def test_value_and_gradients_equal_lightly_in_float64(fixture, case, temperature
 @pytest.mark.parametrize("temperature", [0.002, 0.01, 0.07, 1.0])
 def test_value_equals_the_formula_where_unshifted_exponentials_overflow(temperature):
     z = np.random.default_rng(0).normal(size=(5, 2, 4)).astype(np.float32)
-    value, gradient = jax.value_and_grad(losses.ntxent)(jnp.asarray(z), temperature=temperature)
+    value, gradient = gradient_of_ntxent(jnp.asarray(z), temperature=temperature)
     assert_close(value, numpy_ntxent(z, temperature), 1e-5)
     with jax.enable_x64(True):
-        wide, reference = jax.value_and_grad(losses.ntxent)(jnp.asarray(z, jnp.float64), temperature=temperature)
+        wide, reference = gradient_of_ntxent(jnp.asarray(z, jnp.float64), temperature=temperature)
         assert_close(wide, numpy_ntxent(z, temperature), 1e-12)
     assert_close(gradient, reference, 1e-4)  # similarities of float32 carry 1e-7 / temperature into exponents
 
@@ -63,7 +64,7 @@ def test_two_examples_that_agree_and_oppose():
 
 def test_zero_rows_have_finite_gradients():
     z = jnp.asarray(np.random.default_rng(1).normal(size=(4, 2, 3)), jnp.float32).at[0].set(0.0)
-    value, gradient = jax.value_and_grad(losses.ntxent)(z)
+    value, gradient = gradient_of_ntxent(z)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
 
@@ -80,7 +81,7 @@ def test_negatives_come_from_all_devices():
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("data",))
     z = jnp.asarray(np.random.default_rng(3).normal(size=(16, 2, 8)), jnp.float32)
     split = jax.device_put(z, jax.sharding.NamedSharding(mesh, P("data")))
-    expected = jax.value_and_grad(losses.ntxent)(z)
-    value, gradient = jax.jit(jax.value_and_grad(losses.ntxent))(split)
+    expected = gradient_of_ntxent(z)
+    value, gradient = gradient_of_ntxent(split)
     assert_close(value, expected[0], 1e-6)
     assert_close(gradient, expected[1], 1e-5)

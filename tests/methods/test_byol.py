@@ -98,7 +98,7 @@ def test_loss_is_the_sum_of_both_directions_and_each_player_keeps_its_own_statis
 
 def test_target_starts_from_a_random_initialisation_of_its_own(batch):
     method = methods.byol(Encoder(), hidden=10, dim=5)
-    params, carry = method.init(jax.random.key(0), batch)
+    params, carry = jax.jit(method.init)(jax.random.key(0), batch)
     assert sorted(params) == ["encoder", "predictor", "projector"]
     assert sorted(carry.teacher["params"]) == ["encoder", "projector"]
     online = {name: params[name] for name in ("encoder", "projector")}

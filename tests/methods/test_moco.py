@@ -120,7 +120,7 @@ def test_five_steps_of_the_training_step_equal_the_authors(fixture):
 def test_any_batch_goes_into_any_queue_as_unit_keys_of_view_one(batch, size):
     method = methods.moco(Identity(), dim=4, queue_size=size)
     rng = np.random.default_rng(0)
-    params, carry = method.init(jax.random.key(0), {"views": pixels(rng, batch, 2, 6)})
+    params, carry = jax.jit(method.init)(jax.random.key(0), {"views": pixels(rng, batch, 2, 6)})
     np.testing.assert_allclose(np.linalg.norm(carry.memory["queue"], axis=1), 1.0, rtol=1e-6)
     expected, pointer, loss = np.array(carry.memory["queue"]), 0, jax.jit(method.loss)
     for _ in range(4):
@@ -140,7 +140,7 @@ def test_no_gradient_reaches_queue_or_key_encoder():
     method = methods.moco(Identity(), dim=4, queue_size=6)
     rng = np.random.default_rng(1)
     batch = {"views": pixels(rng, 4, 2, 6)}
-    params, carry = method.init(jax.random.key(0), batch)
+    params, carry = jax.jit(method.init)(jax.random.key(0), batch)
     zero, key = jnp.zeros((), jnp.int32), jax.random.key(1)
 
     def loss(params, teacher, queue):
@@ -150,10 +150,10 @@ def test_no_gradient_reaches_queue_or_key_encoder():
         return value, after.memory["queue"]
 
     arguments = (params, carry.teacher["params"], carry.memory["queue"])
-    own, *others = jax.grad(lambda *a: loss(*a)[0], argnums=(0, 1, 2))(*arguments)
+    own, *others = jax.jit(jax.grad(lambda *a: loss(*a)[0], argnums=(0, 1, 2)))(*arguments)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(own))
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(others))
-    stored = jax.grad(lambda *a: jnp.sum(loss(*a)[1] ** 3), argnums=(0, 1))(*arguments)
+    stored = jax.jit(jax.grad(lambda *a: jnp.sum(loss(*a)[1] ** 3), argnums=(0, 1)))(*arguments)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(stored))
 
 
@@ -164,8 +164,9 @@ def test_keys_stay_with_their_queries_when_shuffled():
     results = []
     for groups in (1, 4):
         method = methods.moco(Identity(bn_groups=groups), dim=4, queue_size=16)
-        params, carry = method.init(jax.random.key(0), batch)
-        results.append([method.loss(params, carry, batch, jax.random.key(seed), zero) for seed in range(3)])
+        params, carry = jax.jit(method.init)(jax.random.key(0), batch)
+        loss = jax.jit(method.loss)
+        results.append([loss(params, carry, batch, jax.random.key(seed), zero) for seed in range(3)])
     for (value, (carry, metrics)), (other, (other_carry, other_metrics)) in zip(*results, strict=True):
         assert_close(value, other, 1e-6)
         assert_close(carry.memory["queue"], other_carry.memory["queue"], 1e-6)
@@ -176,7 +177,7 @@ def test_keys_are_normalised_in_shuffled_groups_and_queries_are_not():
     """Of 4 examples in 2 groups there are three partitions; queries keep the first, keys get another one each time."""
     method = methods.moco(Normed(bn_groups=2), mlp=False, dim=4, queue_size=4)
     batch, zero = {"views": pixels(np.random.default_rng(3), 4, 2, 6)}, jnp.zeros((), jnp.int32)
-    params, carry = method.init(jax.random.key(0), batch)
+    params, carry = jax.jit(method.init)(jax.random.key(0), batch)
 
     def projected(image, partition):
         x = np.asarray(image[:, 0, 0], np.float64)
@@ -202,7 +203,7 @@ def test_keys_are_normalised_in_shuffled_groups_and_queries_are_not():
 @pytest.mark.parametrize(("mlp", "layers"), [(True, ["dense0", "dense1"]), (False, ["dense0"])])
 def test_the_head_has_biases_and_no_norms(mlp, layers):
     method = methods.moco(Identity(), mlp=mlp, dim=4, queue_size=8)
-    params, carry = method.init(jax.random.key(0), {"views": pixels(np.random.default_rng(4), 2, 2, 6)})
+    params, carry = jax.jit(method.init)(jax.random.key(0), {"views": pixels(np.random.default_rng(4), 2, 2, 6)})
     assert sorted(params["projector"]) == layers
     for first, second in itertools.pairwise([*layers, None]):
         width = 6 if second else 4

@@ -71,7 +71,7 @@ def test_loss_equals_the_paper_over_the_global_batch(layers):
 @pytest.mark.parametrize(("layers", "hidden", "width"), [(2, None, 6), (3, None, 6), (3, 9, 9), (1, None, 6)])
 def test_the_head_has_no_bias_before_a_norm_and_no_shift_at_the_end(layers, hidden, width):
     method = methods.simclr(Encoder(), layers=layers, hidden=hidden, dim=5)
-    params, carry = method.init(jax.random.key(0), {"views": jnp.zeros((4, 2, 2, 2, 3))})
+    params, carry = jax.jit(method.init)(jax.random.key(0), {"views": jnp.zeros((4, 2, 2, 2, 3))})
     assert sorted(params) == ["encoder", "projector"]
     assert carry.teacher is None
     assert carry.memory is None
