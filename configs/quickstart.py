@@ -15,5 +15,6 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method_args = ConfigDict({"temperature": 0.2})
     if variant:
         c.data = "digits"
+        c.encoder_args = ConfigDict({"widths": (32, 64)})  # 8 x 8 pixels bear no more halving
         c.augment_args = ConfigDict({"strength": 1.0, "blur": False, "crop_scale": (0.4, 1.0), "flip": 0.0})
     return common.test(c) if variant == "test" else c

@@ -100,10 +100,12 @@ class BatchNorm(nn.Module):
                 jnp.expand_dims(a, tuple(range(x.ndim - 1))) for a in (mean, lax.rsqrt(var + self.epsilon))
             )
             return _affine(x, scale, bias, mean, inverse).astype(dtype)
-        if x.shape[0] % self.groups:
-            raise UserError(f"bn_groups={self.groups} does not divide the batch of {x.shape[0]}: change one of them")
+        # Any batch will do to initialise with, since its statistics enter nothing.
+        groups = 1 if self.is_initializing() else self.groups
+        if x.shape[0] % groups:
+            raise UserError(f"bn_groups={groups} does not divide the batch of {x.shape[0]}: change one of them")
         # Without groups no axis for them: XLA's CPU backend is four times slower with one, even of length 1.
-        blocks = x.reshape(*([self.groups] if self.groups > 1 else []), -1, x.shape[-1])
+        blocks = x.reshape(*([groups] if groups > 1 else []), -1, x.shape[-1])
         y, batch_mean, batch_var = _normalise(blocks, scale, bias, self.epsilon)
         if not self.is_initializing():
             for running, batch in ((running_mean, batch_mean), (running_var, batch_var)):

@@ -1,0 +1,63 @@
+"""Every variant of every config fits together, the papers' recipes among them: traced at full size, computed never."""
+
+import importlib
+import re
+
+import jax
+import numpy as np
+import pytest
+import recipes
+from ml_collections import ConfigDict
+
+from ssl_jax import experiment
+from ssl_jax.data import from_arrays
+from ssl_jax.train_step import with_views
+
+SHAPES = {
+    "tfds:imagenet2012": (1_281_167, 256, 256, 3),
+    "fashion_mnist": (60_000, 28, 28, 1),
+    "digits": (1260, 8, 8, 1),
+}
+
+
+def get_config(name: str, variant: str) -> ConfigDict:
+    return importlib.import_module(f"ssl_jax.configs.{name}").get_config(variant)
+
+
+def variants() -> list[tuple[str, str]]:
+    """All pairs of a config and its variants, as its message for an unknown one lists them."""
+    found = []
+    for name in recipes.NAMES:
+        with pytest.raises(ValueError, match="this config has") as error:
+            get_config(name, "?")
+        listed = re.search("this config has (.*)", str(error.value))[1]
+        found += [(name, variant) for variant in ("", *listed.split(", "))]
+    return found
+
+
+@pytest.mark.parametrize(("name", "variant"), variants())
+def test_variant_fits_together(name, variant, monkeypatch):
+    config = get_config(name, variant)
+    n, *shape = SHAPES[config.data]
+    if config.image_size:
+        assert config.image_size == shape[0]
+    images = np.broadcast_to(np.uint8(7), (n, *shape))  # takes one byte
+    monkeypatch.setattr(experiment, "load_data", lambda config, split: from_arrays(images))
+    parts = experiment.build(config)
+    assert parts.steps >= 10
+
+    def step(rng, image, ids):
+        batch = with_views(parts.views, rng, {"image": image, "id": ids})
+        params, carry = parts.method.init(rng, jax.tree.map(lambda x: x[:2], batch))
+        loss, (carry, _) = parts.method.loss(params, carry, batch, rng, ids[0])
+        opt_state = parts.tx.init(params)
+        pooled, _ = parts.method.encode(params, carry, parts.prepare(image))
+        return loss, params, opt_state, pooled
+
+    b = config.batch_size
+    image, ids = jax.ShapeDtypeStruct((b, *shape), np.uint8), jax.ShapeDtypeStruct((b,), np.int32)
+    loss, params, _, pooled = jax.eval_shape(step, jax.random.key(0), image, ids)
+    assert loss.shape == ()
+    assert len(pooled) == b
+    if config.encoder == "resnet50":
+        assert sum(x.size for x in jax.tree.leaves(params["encoder"])) == 23_508_032
