@@ -3,7 +3,7 @@
 A method is a record of pure functions (`ssl_jax.core.Method`); the rest of the library is written once against it.
 
     source = ssl_jax.data.load("digits")
-    method = ssl_jax.methods.simclr(ssl_jax.nets.create("convnet"))
+    method = ssl_jax.methods.simclr(ssl_jax.nets.create("convnet", widths=(32, 64)))
     views = ssl_jax.augment.simclr(size=8, blur=False)
     state = ssl_jax.fit(method, source, tx=optax.adamw(1e-3), views=views, batch_size=256, steps=400)
     features = ssl_jax.embed(method, state, source)

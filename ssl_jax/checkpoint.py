@@ -64,12 +64,24 @@ class Checkpoints:
             return self._manager.save(step, args=args, force=force)
 
     def restore(self, step: int, like: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, Any]]:
-        """Restore named trees, shaped and placed as the abstract or concrete trees `like`, and the position."""
+        """Restore named trees, shaped and placed as the abstract or concrete trees `like`, and the position.
+
+        Raises:
+          UserError: there is no such checkpoint, or it can't be read.
+        """
         if step not in self.steps():
             raise UserError(f"There is no checkpoint of step {step}; there are {self.steps() or 'none'}.")
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**items, position=ocp.args.JsonRestore()))
+        args = ocp.args.Composite(**items, position=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(step, args=args)
+        except (OSError, ValueError, KeyError, TypeError) as error:  # what orbax raises for files that are damaged
+            reason = next(iter(str(error).splitlines()), "")[:200]
+            raise UserError(
+                f"The checkpoint {self._manager.directory / str(step)} can't be read ({reason}); if it is damaged, "
+                "remove it to go on from the one before."
+            ) from error
         return {name: restored[name] for name in like}, restored["position"]
 
     def wait(self) -> None:

@@ -167,7 +167,8 @@ class MetricWriter:
         draft.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         draft.replace(path)
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+        # Events after `step` are hidden; the suffix tells files of the same second apart.
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, filename_suffix=f".{step}")
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Append one line; `time` is seconds of training since the run's start, pauses between runs left out."""
