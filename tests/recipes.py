@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 from ssl_jax import TrainState, cli, data, init_state, make_train_step
 from ssl_jax.experiment import Experiment, build
 from ssl_jax.sharding import put
+from ssl_jax.train_step import with_views
 
 NAMES = cli.config_names()  # a new file in configs/ is picked up by itself
-BATCH = 16
+BATCH = 24  # three per device: a number that no layer has as its width
 SGD = optax.sgd(0.05)
 
 
@@ -47,6 +48,13 @@ def step(name: str, devices: int = 8):
     """The compiled training step, with SGD."""
     parts = experiment(name, devices)
     return make_train_step(parts.method, SGD, views=parts.views, mesh=parts.mesh)
+
+
+@functools.cache
+def views(name: str):
+    """`(rng, batch) -> views`, compiled."""
+    make = experiment(name).views
+    return jax.jit(lambda rng, batch: with_views(make, rng, batch)["views"])
 
 
 @functools.cache

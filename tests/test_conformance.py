@@ -1,6 +1,7 @@
 """What every method keeps, run over every config's `:test` variant: no config is named here, and none is excepted."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -16,7 +17,6 @@ from ssl_jax import init_state, train
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.experiment import build
 from ssl_jax.pretrain import Watch, pretrain, restore
-from ssl_jax.train_step import with_views
 
 
 @pytest.fixture(scope="module", params=recipes.NAMES)
@@ -64,7 +64,7 @@ def test_step_is_traced_and_compiled_once_in_a_run(name, caplog):
 
     method = dataclasses.replace(parts.method, loss=counted)
     with jax.log_compiles():
-        run = train(method, parts.source, tx=parts.tx, views=parts.views, batch_size=recipes.BATCH, steps=5)
+        run = train(method, parts.source, tx=recipes.SGD, views=parts.views, batch_size=recipes.BATCH, steps=5)
         assert len(list(run)) == 5
     assert len(traces) == 1
     assert len([text for text in caplog.messages if re.match(r"Compiling.*\bstep\b", text)]) == 1
@@ -83,7 +83,7 @@ def test_loss_falls_when_all_else_is_held(name):
 
 def test_no_gradient_into_teacher_or_memory(name):
     parts, state = recipes.experiment(name), recipes.initial(name)
-    batch = with_views(parts.views, state.rng, jax.tree.map(jnp.asarray, recipes.batches(name)[0]))
+    batch = {"views": recipes.views(name)(state.rng, recipes.batches(name)[0])}
 
     def loss(remembered):
         carry = state.carry.replace(**remembered)
@@ -108,8 +108,7 @@ def test_encode_gives_rows_and_named_maps(name):
 
 
 def test_views_depend_on_the_example_and_not_on_its_place(name):
-    parts, rng = recipes.experiment(name), jax.random.key(3)
-    views = jax.jit(lambda batch: with_views(parts.views, rng, batch)["views"])
+    views = functools.partial(recipes.views(name), jax.random.key(3))
     batch = recipes.batches(name)[0]
     order = np.random.default_rng(0).permutation(recipes.BATCH)
     made, moved = views(batch), views({key: value[order] for key, value in batch.items()})

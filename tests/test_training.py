@@ -93,6 +93,7 @@ def test_method_in_a_loop_of_ones_own(parts):
     ids = np.arange(16, dtype=np.int32)
     state = ssl_jax.init_state(method, TX, {"image": batches[0], "id": ids}, views=views)
     params, carry, opt_state = recipes.copy((state.params, state.carry, state.opt_state))
+    look = jax.jit(lambda rng, batch: with_views(views, rng, batch))
     step, twice = ssl_jax.make_train_step(method, TX), optax.sgd(0.1)
 
     @jax.jit
@@ -107,7 +108,7 @@ def test_method_in_a_loop_of_ones_own(parts):
         return params, method.update(params, carry, number), opt_state, value
 
     for number, image in enumerate(batches):
-        batch = with_views(views, jax.random.key(number), {"image": jnp.asarray(image), "id": jnp.asarray(ids)})
+        batch = look(jax.random.key(number), {"image": image, "id": ids})
         _, rng = jax.random.split(jax.random.fold_in(state.rng, number))
         params, carry, opt_state, value = own(
             params, carry, opt_state, {"views": batch["views"]}, rng, jnp.asarray(number, jnp.int32)
