@@ -138,7 +138,13 @@ def _pretrain(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     argv = _with_resolved_config(argv)
     config_flags.DEFINE_config_file(
-        "config", None, "Name or path of a config, with :VARIANT.", flag_values=values, sys_argv=["ssl-jax", *argv]
+        "config",
+        None,
+        "Name or path of a config, with :VARIANT.",
+        flag_values=values,
+        sys_argv=["ssl-jax", *argv],
+        lock_config=False,  # `check_fields` says what may be new: arguments that a recipe leaves at their defaults
+        accept_new_attributes=True,
     )
     flags.DEFINE_string("workdir", None, "Directory of the run; made if missing.", flag_values=values)
     flags.DEFINE_bool("report", True, "Write report.html at the end.", flag_values=values)
@@ -183,7 +189,7 @@ def check_fields(argv: Sequence[str]) -> Any:
 def check_tuples(config: Any, default: Any, where: str = "config") -> None:
     """Raise a `UserError` if a tuple's items are of another type than in the config's file, which no flag checks."""
     for name, value in config.items():
-        before, here = default[name], f"{where}.{name}"
+        before, here = default.get(name), f"{where}.{name}"
         if hasattr(value, "keys"):
             check_tuples(value, before, here)
         elif isinstance(value, tuple) and before:
@@ -195,13 +201,18 @@ def check_tuples(config: Any, default: Any, where: str = "config") -> None:
 
 
 def _check_field(config: Any, path: str) -> None:
-    """Follow `path`, such as `optimizer_args.weight_decay`, through a config; a `UserError` where it leads nowhere."""
+    """Follow `path`, such as `optimizer_args.weight_decay`, through a config; a `UserError` where it leads nowhere.
+
+    What is in `*_args` are a factory's arguments; those that the recipe does not mention are the factory's to judge.
+    """
     parts = path.split(".")
     for depth, part in enumerate(parts):
         where = ".".join(parts[:depth])
         fields = list(config.keys()) if hasattr(config, "keys") else []
         if part not in fields:
-            near = difflib.get_close_matches(part, fields, n=1)
+            near = difflib.get_close_matches(part, fields, n=1, cutoff=0.8 if where.endswith("_args") else 0.6)
+            if where.endswith("_args") and not near:
+                return
             hint = f" Did you mean {near[0]!r}?" if near else f" There is {', '.join(sorted(fields)) or 'none'}."
             raise UserError(f"The config has no field {part!r}{where and f' in {where!r}'}.{hint}")
         config = config[part]
