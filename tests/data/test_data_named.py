@@ -76,6 +76,7 @@ def test_missing_or_damaged_fashion_mnist(tmp_path, train, monkeypatch):
     with pytest.raises(UserError, match="apt-get install dataset-fashion-mnist"):
         data.load(f"fashion_mnist:{tmp_path}")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("FASHION_MNIST_DIR", raising=False)
     monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "nowhere")
     with pytest.raises(UserError, match="nowhere; run `apt-get install dataset-fashion-mnist`"):
         data.load("fashion_mnist")

@@ -159,6 +159,7 @@ def test_several_configurations(prepared, tmp_path):
 
 def test_fashion_mnist_that_was_prepared(tmp_path, monkeypatch):
     _prepare(tmp_path, "fashion_mnist", {"train": (0, 8), "test": (8, 12)}, size=(6, 5), version="3.0.1")
+    monkeypatch.delenv("FASHION_MNIST_DIR", raising=False)
     monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "nowhere")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     assert len(data.load("fashion_mnist")) == 8
