@@ -59,10 +59,17 @@ def train(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    # An accelerator is kept busy by a few steps ahead, and more would only hold memory. Several CPU devices share a pool
+    # of threads, and the collectives of two steps at once can wait for each other forever.
+    ahead = 0 if mesh.devices.flat[0].platform == "cpu" else 2
+    running: collections.deque[jax.Array] = collections.deque()
     try:
         for _ in range(start, steps):
             batch = next(batches)
             state, metrics = step(state, put({"image": batch["image"], "id": batch["id"]}, mesh))
+            running.append(metrics["loss"])
+            if len(running) > ahead:
+                jax.block_until_ready(running.popleft())
             yield state, metrics, batch
     finally:
         batches.close()
