@@ -60,7 +60,7 @@ def train(
         process_count=jax.process_count(),
     )
     # An accelerator is kept busy by a few steps ahead, and more would only hold memory. Several CPU devices share a
-    # pool of threads, and the collectives of two steps at once can wait for each other forever.
+    # pool of threads, so that the collectives of two steps at once may keep each other waiting.
     ahead = 0 if mesh.devices.flat[0].platform == "cpu" else 2
     running: collections.deque[jax.Array] = collections.deque()
     try:
