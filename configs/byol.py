@@ -14,7 +14,9 @@ def get_config(arg: str = "") -> ConfigDict:
     """Return the recipe, or its variant `fashion_mnist` or `test`."""
     variant = common.parse(arg, "fashion_mnist", "test")
     c = common.base("byol")
-    c.method_args = ConfigDict({"hidden": 4096, "dim": 256, "momentum": 0.99, "momentum_schedule": "cosine"})
+    c.method_args = ConfigDict(
+        {"hidden": 4096, "dim": 256, "momentum": {"schedule": "cosine", "start": 0.99, "end": 1.0}}
+    )
     c.augment = "byol"
     c.batch_size = 4096
     c.epochs = 300.0

@@ -32,6 +32,11 @@ def base(method: str) -> ConfigDict:
     c.learning_rate = 0.03
     c.learning_rate_scaling = "none"  # none, linear (batch / 256) or sqrt of the batch
     c.warmup_epochs = 0.0
+    c.schedule = "cosine"  # of the learning rate after the warm-up: cosine, drops or constant
+    c.final_learning_rate = 0.0  # where a cosine ends
+    c.drop_epochs = config_dict.placeholder(tuple)  # where it is multiplied by drop_factor
+    c.drop_factor = 0.1
+    c.rounds = 1  # equal parts of the run, with `Method.refresh` between them; the rate's schedule is a part's
 
     # From here on nothing changes the training itself, so a run may be continued with other values.
     c.log_every = 50  # steps between lines of progress and metrics

@@ -1,9 +1,11 @@
 """Checks of what a user hands over; each raises a `UserError` that says what to change."""
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ssl_jax.core import PyTree, UserError
+from ssl_jax.schedules import Schedule, value_at
 
 
 def check_positive(**values: float | int | None) -> None:
@@ -13,10 +15,11 @@ def check_positive(**values: float | int | None) -> None:
             raise UserError(f"`{name}` must be above 0, but is {value}.")
 
 
-def check_momentum(momentum: float) -> None:
-    """A moving average's momentum must be in 0..1."""
-    if not 0.0 <= momentum <= 1.0:
-        raise UserError(f"A moving average needs a momentum in 0..1, but was given {momentum}.")
+def check_momentum(momentum: float | Schedule) -> None:
+    """A moving average's momentum must be in 0..1; of a schedule the first value is looked at."""
+    first = float(value_at(momentum, jnp.zeros((), jnp.int32)))
+    if not 0.0 <= first <= 1.0:
+        raise UserError(f"A moving average needs a momentum in 0..1, but was given {first}.")
 
 
 def check_features(*features: Float[Array | np.ndarray, "_ _"]) -> None:
@@ -28,17 +31,43 @@ def check_features(*features: Float[Array | np.ndarray, "_ _"]) -> None:
             raise UserError("The features hold NaN or infinity, so nothing can be fitted; look at the run's loss.")
 
 
-def two_views(batch: PyTree) -> Float[Array, "b 2 h w c"]:
-    """The batch's views, for a method that compares exactly two of each example."""
+def views_of(batch: PyTree, *, count: int | None = None) -> Float[Array, "b v h w c"]:
+    """The batch's views, all of one size; exactly `count` of each example if that is given."""
     if "views" not in batch:
         raise UserError(
-            'The batch holds no "views"; give `views=` to the training step, or bring float views [b, 2, h, w, c].'
+            'The batch holds no "views"; give `views=` to the training step, or bring float views [b, v, h, w, c].'
         )
     views = batch["views"]
     shape = getattr(views, "shape", None)
-    if shape is None or len(shape) != 5 or shape[1] != 2:
+    if shape is None or len(shape) != 5 or (count is not None and shape[1] != count):
+        number, wanted = {None: ("views", "v"), 1: ("one view", 1), 2: ("two views", 2)}.get(
+            count, (f"{count} views", count)
+        )
         raise UserError(
-            "This method compares two views of each example, an array [b, 2, h, w, c], but was given "
+            f"This method takes {number} of each example, an array [b, {wanted}, h, w, c], but was given "
             f"{f'a {type(views).__name__}' if shape is None else f'shape {tuple(shape)}'}."
         )
     return views
+
+
+def crops_of(batch: PyTree, *, groups: int | None = None) -> tuple[Float[Array, "b _ _ _ _"], ...]:
+    """The batch's views of several sizes: a tuple of arrays `[b v h w c]`, one per size; `groups` of them if given.
+
+    One array stands for a tuple of one.
+    """
+    views = batch.get("views")
+    crops = views if isinstance(views, tuple) else (views_of(batch),)
+    if any(getattr(x, "ndim", None) != 5 for x in crops) or (groups is not None and len(crops) != groups):
+        shapes = [tuple(getattr(x, "shape", ())) for x in crops]
+        raise UserError(
+            f"This method takes views of {groups or 'several'} size(s), a tuple of arrays [b, v, h, w, c], but was "
+            f"given the shapes {shapes}."
+        )
+    return crops
+
+
+def labels_of(batch: PyTree) -> Int[Array, " b"]:
+    """The batch's labels, for a method that learns from them."""
+    if "label" not in batch:
+        raise UserError('This method learns from labels, but the batch holds no "label"; use data that has them.')
+    return batch["label"]

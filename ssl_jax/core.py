@@ -5,7 +5,7 @@ else in the library (the sharded step, checkpoints, evaluation) is written once,
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import struct
@@ -51,11 +51,11 @@ class TrainState(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Method:
-    """A self-supervised method: five pure functions.
+    """A self-supervised method: five pure functions, and what those who watch a run need to know.
 
     A batch is a dict. Methods read `batch["views"]`, float views of each example with the view axis after the batch
     axis, `[b v h w c]`, or a tuple of such arrays when views differ in size. The training step makes them from
-    `batch["image"]`; a user's own loop may bring its own.
+    `batch["image"]`; a user's own loop may bring its own. `batch["id"]` int32 `[b]` is the row in the data.
 
     Attributes:
       init: `(rng, batch) -> (params, carry)`; traceable, so that it can run under `jit` with output shardings.
@@ -65,8 +65,13 @@ class Method:
       encode: `(params, carry, image [b h w c]) -> (pooled [b d], maps)`, with running statistics; `maps` is a dict of
         named feature maps. What k-NN, linear probes, exports and users see.
       update: `(params, carry, step) -> carry`, called after the optimizer: for example teacher <- EMA(params).
-      refresh: host-side work between rounds, `(params, carry, batches) -> carry`, or None.
+      refresh: work between rounds, `(rng, params, carry, batches) -> (params, carry)`, or None. `batches` is an endless
+        iterator of batches as `loss` sees them. The optimizer starts anew afterwards. Not traced: it may loop.
       name: short lower-case name, for messages.
+      labels: whether the loss reads `batch["label"]`, int32 `[b]`.
+      warn: `(scalars of a step) -> sentence or None`: the sign of collapse that fits the method, see `collapse`.
+      pictures: `(params, carry, batch, rng) -> {name: images [n h w c]}`, on the scale of the views: what a method that
+        makes images has to show (reconstructions, samples), or None.
     """
 
     name: str
@@ -74,7 +79,28 @@ class Method:
     loss: Callable[..., tuple[Array, tuple[Carry, Metrics]]]
     encode: Callable[..., tuple[Array, dict[str, Array]]]
     update: Callable[[PyTree, Carry, Array], Carry] = lambda params, carry, step: carry
-    refresh: Callable[..., Carry] | None = None
+    refresh: Callable[..., tuple[PyTree, Carry]] | None = None
+    labels: bool = False
+    warn: Callable[[Mapping[str, float]], str | None] = lambda logged: None
+    pictures: Callable[..., dict[str, Array]] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a method's module says about itself, for tables and documentation.
+
+    Attributes:
+      family: "input space", "pretext", "contrastive", "teacher and student", "decorrelation and clustering" or
+        "yardstick".
+      papers: arXiv numbers, or addresses of papers that are not there.
+      encoders: which encoders it can use, for example "any", "ViT", "any with a map".
+      published: the authors' figure with its setting, for example "69.1 linear, ResNet-50, 1000 epochs".
+    """
+
+    family: str
+    papers: tuple[str, ...]
+    encoders: str = "any"
+    published: str = ""
 
 
 class UserError(ValueError):

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,14 +15,19 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ssl_jax import augment, data, memory, methods, nets, optim
+from ssl_jax import augment, data, methods, nets, optim, schedules
 from ssl_jax.checks import check_positive
 from ssl_jax.core import Method, TrainState, UserError
 from ssl_jax.evaluation import embed
 from ssl_jax.sharding import data_mesh
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-RECIPES = ("byol", "moco_v1", "moco_v2", "simclr")
+RECIPES = (  # of ssl_jax.augment, one a line
+    "byol",
+    "moco_v1",
+    "moco_v2",
+    "simclr",
+)
 # Fields that don't change what is trained, so that a run may go on with other values.
 ONLOOKERS = ("log_every", "checkpoint_every", "keep_checkpoints", "probe", "knn_every", "knn_bank", "knn_queries")
 
@@ -34,7 +40,7 @@ class Experiment:
       config: the resolved config.
       source: training images.
       method: what to train.
-      rate: learning rate as a function of the step.
+      rate: learning rate as a function of the step within a round.
       tx: optimizer.
       views: random views for training.
       prepare: `uint8 [b h w c] -> float`, for evaluation.
@@ -118,22 +124,96 @@ def normalization(kind: str, source: data.Source) -> dict[str, Any]:
     return {"mean": mean, "std": std}
 
 
-def build_method(config: ConfigDict, *, steps: int) -> Method:
-    """The method with its encoder."""
+def build_encoder(config: ConfigDict) -> nn.Module:
+    """The encoder, with the config's dtype."""
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     if jnp.result_type(float) == jnp.float64:
         dtypes["float64"] = jnp.float64
-    encoder = nets.create(
-        config.encoder, **config.encoder_args, dtype=lookup(dtypes, config.dtype, "value of config.dtype")
-    )
-    arguments = dict(config.method_args)
-    schedule = arguments.pop("momentum_schedule", "constant")
-    if schedule == "cosine":
-        arguments["momentum"] = memory.cosine_momentum(arguments["momentum"], steps)
-    elif schedule != "constant":
-        raise UserError(f"config.method_args.momentum_schedule is constant or cosine, not {schedule!r}.")
+    dtype = lookup(dtypes, config.dtype, "value of config.dtype")
+    return nets.create(config.encoder, **config.encoder_args, dtype=dtype)
+
+
+def build_method(config: ConfigDict, source: data.Source, *, steps: int) -> Method:
+    """The method with its encoder.
+
+    Arguments called `examples`, `classes` and `steps` that the config leaves open are filled in from the data and the
+    run.
+    """
     factory = lookup({name: getattr(methods, name) for name in methods.__all__}, config.method, "method")
-    return call(factory, f"method {config.method}", encoder, **arguments)
+    arguments = {name: scheduled(value, config, source, steps=steps) for name, value in config.method_args.items()}
+    known = {"examples": len(source), "classes": source.classes and len(source.classes), "steps": steps}
+    for name, value in known.items():
+        if arguments.get(name) is None and name in inspect.signature(factory).parameters:
+            if value is None:
+                raise UserError(f"{config.method} learns from labels, and {config.data} has none.")
+            arguments[name] = value
+    return call(factory, f"method {config.method}", build_encoder(config), **arguments)
+
+
+def scheduled(value: Any, config: ConfigDict, source: data.Source, *, steps: int) -> Any:
+    """Turn `{"schedule": "cosine", "start": 0.99, "end": 1.0}` in a config into a function of the step.
+
+    Kinds are cosine and linear, over the whole run unless `epochs`, `steps` or `fraction` (of the run) say how long;
+    the end is kept from then on. Anything else is returned as it is.
+    """
+    if not isinstance(value, ConfigDict) or "schedule" not in value:
+        return value
+    fields = dict(value)
+    kinds = {"cosine": schedules.cosine, "linear": schedules.linear}
+    kind = lookup(kinds, fields.pop("schedule"), "schedule")
+    length: float = steps
+    if "epochs" in fields:
+        length = fields.pop("epochs") * len(source) / config.batch_size
+    if "fraction" in fields:
+        length = min(length, steps * fields.pop("fraction"))
+    return call(kind, "schedule", **{"steps": max(round(length), 1), **fields})
+
+
+def build_rate(config: ConfigDict, source: data.Source, *, steps: int) -> optim.Schedule:
+    """The learning rate as a function of the step within a round of `steps` steps."""
+    peak = optim.scaled_learning_rate(config.learning_rate, config.batch_size, config.learning_rate_scaling)
+    per_epoch = len(source) / config.batch_size
+    warmup = round(config.warmup_epochs * per_epoch)
+    if config.schedule == "cosine":
+        decay = schedules.cosine(
+            peak, config.final_learning_rate, steps=steps - round(config.warmup_epochs * per_epoch)
+        )
+    elif config.schedule == "drops":
+        at = [round((epoch - config.warmup_epochs) * per_epoch) for epoch in config.drop_epochs or ()]
+        decay = schedules.drops(peak, at=at, factor=config.drop_factor)
+    elif config.schedule == "constant":
+        decay = schedules.constant(peak)
+    else:
+        raise UserError(f"config.schedule is cosine, drops or constant, not {config.schedule!r}.")
+    return schedules.with_warmup(decay, steps=steps, warmup=warmup)
+
+
+def build_optimizer(
+    config: ConfigDict, source: data.Source, rate: optim.Schedule, *, steps: int
+) -> optax.GradientTransformation:
+    """The optimizer, with its schedules and groups.
+
+    A group in `optimizer_args.groups` may say, besides what `optim.create` takes: `rate_scale`, which multiplies the
+    learning rate; `constant_rate`, True to keep it at its peak; `frozen_epochs`.
+    """
+    arguments = {name: scheduled(value, config, source, steps=steps) for name, value in config.optimizer_args.items()}
+    groups = {}
+    for path, changes in dict(arguments.get("groups") or {}).items():
+        fields = {name: scheduled(value, config, source, steps=steps) for name, value in changes.items()}
+        scale = fields.pop("rate_scale", 1.0)
+        if fields.pop("constant_rate", False):
+            peak = optim.scaled_learning_rate(config.learning_rate, config.batch_size, config.learning_rate_scaling)
+            fields["learning_rate"] = scale * peak
+        elif scale != 1.0:
+            fields["learning_rate"] = functools.partial(_scaled, rate, scale)
+        if "frozen_epochs" in fields:
+            fields["frozen_steps"] = round(fields.pop("frozen_epochs") * len(source) / config.batch_size)
+        groups[path] = fields
+    return call(optim.create, "optimizer", config.optimizer, rate, **{**arguments, "groups": groups})
+
+
+def _scaled(rate: optim.Schedule, scale: float, step: jax.Array) -> jax.Array:
+    return scale * rate(step)
 
 
 def count_steps(config: ConfigDict, examples: int) -> int:
@@ -147,7 +227,7 @@ def count_steps(config: ConfigDict, examples: int) -> int:
 def build(config: ConfigDict, *, devices: list[jax.Device] | None = None) -> Experiment:
     """Build every part of a run, checking what can be checked before the first compilation."""
     mesh = data_mesh(devices)
-    positive = ("batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "knn_bank", "knn_queries")
+    positive = ("batch_size", "rounds", "log_every", "checkpoint_every", "keep_checkpoints", "knn_bank", "knn_queries")
     check_positive(**{name: config[name] for name in positive})
     source = load_data(config, config.train_split)
     if config.batch_size > len(source):
@@ -162,17 +242,14 @@ def build(config: ConfigDict, *, devices: list[jax.Device] | None = None) -> Exp
         )
     normalize = normalization(config.normalize, source)
     recipe = lookup({name: getattr(augment, name) for name in RECIPES}, config.augment, "augmentation")
-    rate = optim.warmup_cosine(
-        optim.scaled_learning_rate(config.learning_rate, config.batch_size, config.learning_rate_scaling),
-        steps=steps,
-        warmup=round(config.warmup_epochs * len(source) / config.batch_size),
-    )
+    round_steps = -(-steps // config.rounds)
+    rate = build_rate(config, source, steps=round_steps)
     return Experiment(
         config=config,
         source=source,
-        method=build_method(config, steps=steps),
+        method=build_method(config, source, steps=steps),
         rate=rate,
-        tx=call(optim.create, "optimizer", config.optimizer, rate, **config.optimizer_args),
+        tx=build_optimizer(config, source, rate, steps=round_steps),
         views=call(recipe, f"augmentation {config.augment}", size, **normalize, **config.augment_args),
         prepare=functools.partial(augment.prepare, size=size, **normalize),
         steps=steps,

@@ -1,12 +1,9 @@
 """What teachers and memory banks do between steps: moving averages and a ring buffer, on plain arrays."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from ssl_jax.checks import check_momentum
 from ssl_jax.core import PyTree
 
 
@@ -18,21 +15,6 @@ def ema(average: PyTree, new: PyTree, momentum: float | Float[Array, ""]) -> PyT
         return m * a + (1 - m) * n.astype(a.dtype)
 
     return jax.tree.map(leaf, average, new)
-
-
-def cosine_momentum(base: float, steps: int) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
-    """Momentum that rises from `base` at step 0 to 1 at step `steps` along a cosine (BYOL, section 3.2; OBoW; DINO).
-
-    `tau_k = 1 - (1 - base) (cos(pi k / steps) + 1) / 2`. Reaches 1 only at `steps`, as the authors' code
-    (lightly reaches it one step earlier).
-    """
-    check_momentum(base)
-
-    def momentum(step: Int[Array, ""]) -> Float[Array, ""]:
-        progress = jnp.clip(step.astype(float) / max(steps, 1), 0.0, 1.0)
-        return 1.0 - (1.0 - base) * (jnp.cos(jnp.pi * progress) + 1.0) / 2.0
-
-    return momentum
 
 
 def enqueue(

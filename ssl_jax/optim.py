@@ -1,6 +1,7 @@
-"""Optimizers and learning-rate schedules with the conventions of the papers, through optax."""
+"""Optimizers with the conventions of the papers, through optax."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,8 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from ssl_jax.core import PyTree, UserError
-
-Schedule = Callable[[jax.Array], jax.Array]
+from ssl_jax.schedules import Schedule
 
 
 def scaled_learning_rate(base: float, batch_size: int, scaling: str = "linear") -> float:
@@ -20,26 +20,6 @@ def scaled_learning_rate(base: float, batch_size: int, scaling: str = "linear") 
     return rules[scaling]
 
 
-def warmup_cosine(peak: float, *, steps: int, warmup: int = 0, end: float = 0.0) -> Schedule:
-    """Linear warm-up from 0 (`peak * step / warmup`), then a cosine that reaches `end` at `steps`.
-
-    The convention of BYOL, SimCLR and OBoW: 0 at step 0, the peak at step `warmup`.
-
-    Raises:
-      UserError: the warm-up is not shorter than the run.
-    """
-    if not 0 <= warmup < max(steps, 1):
-        raise UserError(f"The warm-up of {warmup} steps must be shorter than the run of {steps} steps.")
-
-    def rate(step: jax.Array) -> jax.Array:
-        step = jnp.asarray(step).astype(float)
-        progress = jnp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)
-        cosine = end + (peak - end) * (1.0 + jnp.cos(jnp.pi * progress)) / 2.0
-        return jnp.where(step < warmup, peak * step / max(warmup, 1), cosine)
-
-    return rate
-
-
 def is_kernel(params: PyTree) -> PyTree:
     """True for weights with two or more axes: what decays and adapts. Biases and norm parameters have one axis."""
     return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
@@ -48,7 +28,7 @@ def is_kernel(params: PyTree) -> PyTree:
 def lars(
     learning_rate: float | Schedule,
     *,
-    weight_decay: float = 1e-6,
+    weight_decay: float | Schedule = 1e-6,
     momentum: float = 0.9,
     trust_coefficient: float = 1e-3,
     rate_inside_momentum: bool = True,
@@ -71,13 +51,27 @@ def lars(
     return optax.chain(*adapt, *((rate, trace) if rate_inside_momentum else (trace, rate)))
 
 
+def clip_each(bound: float) -> optax.GradientTransformation:
+    """Shrink every array whose gradient's norm exceeds `bound` to about that, each by itself.
+
+    DINO's clipping (`utils.clip_gradients`): `g * min(1, bound / (|g| + 1e-6))`, array by array.
+    """
+
+    def clip(g: jax.Array) -> jax.Array:
+        return g * jnp.minimum(1.0, bound / (jnp.linalg.norm(g) + 1e-6)).astype(g.dtype)
+
+    return optax.stateless(lambda updates, _: jax.tree.map(clip, updates))
+
+
 def create(
     name: str,
     learning_rate: float | Schedule,
     *,
-    weight_decay: float = 0.0,
+    weight_decay: float | Schedule = 0.0,
     momentum: float = 0.9,
     clip_norm: float | None = None,
+    clip_each_norm: float | None = None,
+    groups: Mapping[str, Mapping[str, Any]] | None = None,
     **kwargs: Any,
 ) -> optax.GradientTransformation:
     """Build an optimizer by name: `sgd`, `adamw`, `lars`, `lars_byol` or `lamb`.
@@ -85,17 +79,78 @@ def create(
     Args:
       name: see above; `lars_byol` has the rate outside the momentum.
       learning_rate: number or function of the step.
-      weight_decay: for `sgd` coupled and on all parameters, as in MoCo and SimSiam; else only on kernels.
+      weight_decay: number or function of the step; for `sgd` coupled and on all parameters, as in MoCo and SimSiam;
+        else only on kernels.
       momentum: of `sgd` and LARS.
       clip_norm: clip the gradient's global norm, or None.
+      clip_each_norm: clip the norm of each array by itself (DINO), or None.
+      groups: parameters that are treated differently: a path such as "predictor" or "head/last", which stands for all
+        below it, and what differs: any of these arguments but `groups` and `clip_norm`, and `frozen_steps`, the number
+        of first steps in which nothing of it moves. Of several paths that fit, the longest counts.
       **kwargs: passed on (for example `b2=0.95` for `adamw`, `trust_coefficient` for LARS).
+
+    Raises:
+      UserError: there is no such optimizer, or (from its `init`) no parameter under a group's path.
     """
+    own = {
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "momentum": momentum,
+        "clip_each_norm": clip_each_norm,
+        **kwargs,
+    }
+    tx = _one(name, **own)
+    if groups:
+        parts = {"": tx, **{path: _one(name, **{**own, **changes}) for path, changes in groups.items()}}
+        tx = optax.partition(parts, functools.partial(group_labels, paths=tuple(groups)))
+    return tx if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+
+
+def group_labels(params: PyTree, *, paths: tuple[str, ...]) -> PyTree:
+    """For every parameter the longest of `paths` that leads to it, or ""; a path that leads nowhere is an error."""
+    found = set()
+
+    def label(keys: tuple, _: Any) -> str:
+        path = "/".join(str(getattr(key, "key", key)) for key in keys) + "/"
+        fitting = max((p for p in paths if path.startswith(p.rstrip("/") + "/")), key=len, default="")
+        found.add(fitting)
+        return fitting
+
+    labels = jax.tree.map_with_path(label, params)
+    missing = [path for path in paths if path not in found]
+    if missing:
+        raise UserError(f"No parameter lies under the optimizer group {missing[0]!r}; there is {', '.join(params)}.")
+    return labels
+
+
+def _one(
+    name: str,
+    learning_rate: float | Schedule,
+    *,
+    weight_decay: float | Schedule,
+    momentum: float,
+    clip_each_norm: float | None = None,
+    frozen_steps: int = 0,
+    **kwargs: Any,
+) -> optax.GradientTransformation:
+    """One optimizer without groups; arguments as for `create`."""
+    if frozen_steps:  # the optimizer begins afterwards, but schedules are those of the run
+        learning_rate, weight_decay = (_from(frozen_steps, s) for s in (learning_rate, weight_decay))
     builders: dict[str, Callable[[], optax.GradientTransformation]] = {
         "sgd": lambda: optax.chain(
             optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum=momentum or None, **kwargs)
         ),
-        "adamw": lambda: optax.adamw(learning_rate, weight_decay=weight_decay, mask=is_kernel, **kwargs),
-        "lamb": lambda: optax.lamb(learning_rate, weight_decay=weight_decay, mask=is_kernel, **kwargs),
+        "adamw": lambda: optax.chain(
+            optax.scale_by_adam(**kwargs),
+            optax.add_decayed_weights(weight_decay, is_kernel),
+            optax.scale_by_learning_rate(learning_rate),
+        ),
+        "lamb": lambda: optax.chain(
+            optax.scale_by_adam(**{"eps": 1e-6, **kwargs}),
+            optax.add_decayed_weights(weight_decay, is_kernel),
+            optax.scale_by_trust_ratio(),
+            optax.scale_by_learning_rate(learning_rate),
+        ),
         "lars": lambda: lars(learning_rate, weight_decay=weight_decay, momentum=momentum, **kwargs),
         "lars_byol": lambda: lars(
             learning_rate, weight_decay=weight_decay, momentum=momentum, rate_inside_momentum=False, **kwargs
@@ -104,4 +159,10 @@ def create(
     if name not in builders:
         raise UserError(f"Unknown optimizer {name!r}; choose one of {', '.join(sorted(builders))}.")
     tx = builders[name]()
-    return tx if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+    if clip_each_norm is not None:
+        tx = optax.chain(clip_each(clip_each_norm), tx)
+    return optax.conditionally_mask(tx, lambda step: step >= frozen_steps) if frozen_steps else tx
+
+
+def _from(first: int, schedule: float | Schedule) -> float | Schedule:
+    return (lambda step: schedule(step + first)) if callable(schedule) else schedule

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import data, monitors, workdir
+from ssl_jax import collapse, data, monitors, workdir
 from ssl_jax.core import Metrics, TrainState, UserError
 from ssl_jax.evaluation import knn_accuracy
 from ssl_jax.experiment import Experiment, build
 from ssl_jax.progress import Progress, line
 from ssl_jax.sharding import check_divisible, data_mesh
-from ssl_jax.training import initial_state, train
+from ssl_jax.training import initial_state, round_starts, train
 
 
 class Interrupted(Exception):
@@ -151,7 +151,7 @@ def pretrain(
     with contextlib.ExitStack() as stack:
         try:
             writer = stack.enter_context(contextlib.closing(workdir.MetricWriter(directory, step=int(state.step))))
-            state = _loop(experiment, state, parts, watch, checkpoints, position, writer)
+            state = _loop(experiment, state, parts, watch, checkpoints, position, writer, announce)
             checkpoints.wait()
             return state
         except OSError as error:
@@ -200,8 +200,10 @@ def restore(checkpoints: Any, step: int, state: TrainState, watch: Watch | None 
     return trees["state"]
 
 
-def _loop(experiment, state, parts, watch, checkpoints, position, writer) -> TrainState:
+def _loop(experiment, state, parts, watch, checkpoints, position, writer, announce) -> TrainState:
     config, steps = experiment.config, experiment.steps
+    rounds = np.asarray(round_starts(steps, config.rounds))
+    alarm = Alarm(experiment.method.warn, announce)
     progress, pending = Progress(), []
     began, seen_images = time.perf_counter(), 0
     step = int(state.step)
@@ -217,6 +219,7 @@ def _loop(experiment, state, parts, watch, checkpoints, position, writer) -> Tra
             batch_size=config.batch_size,
             steps=steps,
             state=state,
+            rounds=config.rounds,
             **parts,
         )
         for state, metrics, batch in iterator:
@@ -233,12 +236,14 @@ def _loop(experiment, state, parts, watch, checkpoints, position, writer) -> Tra
                 elapsed = time.perf_counter() - began
                 speed = max(seen_images, 1) / elapsed
                 logged = {name: float(value) for name, value in metrics.items() if value.ndim == 0}
-                logged["learning_rate"] = float(experiment.rate(jnp.asarray(step - 1)))
+                begun = rounds[rounds < step][-1]  # the round's first step, where its schedules began
+                logged["learning_rate"] = float(experiment.rate(jnp.asarray(step - 1 - begun)))
                 logged["images_per_second"] = round(speed, 1)
                 if "embedding" in metrics:
                     logged |= {name: float(value) for name, value in monitors.collapse(metrics["embedding"]).items()}
                 logged |= watch.report(state, step, last=last)
                 writer.write(step, logged)
+                alarm.see(step, logged)
                 remaining = (steps - step) * config.batch_size / speed
                 progress.show(line(step, steps, logged, eta=remaining), keep=last or "knn_top1" in logged)
                 began, seen_images = time.perf_counter(), 0
@@ -252,6 +257,21 @@ def _loop(experiment, state, parts, watch, checkpoints, position, writer) -> Tra
                 checkpoints.wait()
                 raise Interrupted(signals[0], step)
     return state
+
+
+class Alarm:
+    """Says in words when a run looks collapsed: at the first sign, and again after every ten lines that it lasts."""
+
+    def __init__(self, warn: collapse.Warn, announce: Callable[[str], None]):
+        """`warn` is the method's own; what holds for all methods is looked at besides."""
+        self.warn, self.announce, self.signs = collapse.any_of(warn, collapse.embedding), announce, 0
+
+    def see(self, step: int, logged: dict[str, float]) -> None:
+        """Look at the scalars of one step."""
+        text = self.warn({**logged, "step": step})
+        if text and self.signs % 10 == 0:
+            self.announce(f"Warning: step {step:,} looks like a collapse: {text}.")
+        self.signs = self.signs + 1 if text else 0
 
 
 def check_finite(values: list[dict[str, jax.Array]], step: int, checkpoints: Any) -> None:

@@ -8,9 +8,9 @@ import optax
 from jax.sharding import Mesh
 
 from ssl_jax import data
-from ssl_jax.core import Method, Metrics, TrainState, UserError
-from ssl_jax.sharding import check_divisible, data_mesh, put
-from ssl_jax.train_step import Views, init_state, make_train_step
+from ssl_jax.core import Carry, Method, Metrics, PyTree, TrainState, UserError
+from ssl_jax.sharding import check_divisible, data_mesh, put, replicated
+from ssl_jax.train_step import Views, init_state, make_train_step, with_views
 
 
 def train(
@@ -24,6 +24,7 @@ def train(
     seed: int = 0,
     mesh: Mesh | None = None,
     state: TrainState | None = None,
+    rounds: int = 1,
 ) -> Generator[tuple[TrainState, Metrics, dict], None, None]:
     """Train from `state` (or from the seed) up to `steps`, yielding after every step.
 
@@ -32,7 +33,7 @@ def train(
 
     Args:
       method: what to train.
-      source: images, see `ssl_jax.data`; labels are not used.
+      source: images, see `ssl_jax.data`; labels are used only by a method that says so (`Method.labels`).
       tx: optax optimizer.
       views: see `make_train_step`.
       batch_size: global batch, a multiple of the number of devices.
@@ -40,6 +41,8 @@ def train(
       seed: of initialisation, order and augmentation.
       mesh: devices; all by default.
       state: where to go on from. Its buffers are donated: use the yielded state instead.
+      rounds: parts of equal length that the run falls into; between them comes `method.refresh`, and the optimizer
+        with its schedules starts anew. A run saved at such a boundary has not been refreshed yet.
 
     Yields:
       `(state, metrics, batch)`: the state after the step, valid until the next one is asked for; metrics, on the
@@ -47,6 +50,9 @@ def train(
     """
     mesh = mesh or data_mesh()
     check_divisible(batch_size, mesh)
+    boundaries = round_starts(steps, rounds)[1:]
+    if boundaries and method.refresh is None:
+        raise UserError(f"{method.name} does not work in rounds: use rounds=1.")
     start = 0 if state is None else int(state.step)
     if state is None:
         state = initial_state(method, source, tx=tx, views=views, seed=seed, mesh=mesh)
@@ -64,9 +70,13 @@ def train(
     ahead = 0 if mesh.devices.flat[0].platform == "cpu" else 2
     running: collections.deque[jax.Array] = collections.deque()
     try:
-        for _ in range(start, steps):
+        for at in range(start, steps):
+            if at in boundaries:
+                state = begin_round(
+                    method, state, source, tx=tx, views=views, batch_size=batch_size, seed=seed, mesh=mesh
+                )
             batch = next(batches)
-            state, metrics = step(state, put({"image": batch["image"], "id": batch["id"]}, mesh))
+            state, metrics = step(state, put(for_step(method, batch), mesh))
             running.append(metrics["loss"])
             if len(running) > ahead:
                 jax.block_until_ready(running.popleft())
@@ -85,9 +95,63 @@ def initial_state(
     mesh: Mesh | None = None,
 ) -> TrainState:
     """The state at step 0 for images shaped as those of `source`."""
-    example = next(data.epoch(source, batch_size=1))
-    example = {"image": example["image"], "id": example["id"]}
+    example = for_step(method, next(data.epoch(source, batch_size=1)))
     return init_state(method, tx, example, views=views, seed=seed, mesh=mesh)
+
+
+def for_step(method: Method, batch: dict) -> dict:
+    """What of a batch the training step is given: images and ids, and labels if the method learns from them."""
+    names = ("image", "id", "label") if method.labels else ("image", "id")
+    if method.labels and "label" not in batch:
+        raise UserError(f"{method.name} learns from labels, but the data has none; for folders, one folder per class.")
+    return {name: batch[name] for name in names}
+
+
+def round_starts(steps: int, rounds: int) -> tuple[int, ...]:
+    """Steps at which the rounds of a run begin; the first is 0.
+
+    Raises:
+      UserError: there are more rounds than steps, or none.
+    """
+    if not 1 <= rounds <= max(steps, 1):
+        raise UserError(f"A run of {steps} steps can't have {rounds} rounds.")
+    return tuple(round(i * steps / rounds) for i in range(rounds))
+
+
+def begin_round(
+    method: Method,
+    state: TrainState,
+    source: data.Source,
+    *,
+    tx: optax.GradientTransformation,
+    views: Views | None,
+    batch_size: int,
+    seed: int,
+    mesh: Mesh,
+) -> TrainState:
+    """The state after `method.refresh`, with a new optimizer state; a pure function of the state and the data."""
+    rng = jax.random.fold_in(jax.random.fold_in(state.rng, state.step), 2)  # the step itself takes 0 and 1
+    make = jax.jit(lambda rng, batch: with_views(views, rng, batch))
+    raw = data.batches(
+        source,
+        batch_size=batch_size,
+        seed=seed,
+        start=int(state.step),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    batches = (make(jax.random.fold_in(rng, i), put(for_step(method, b), mesh)) for i, b in enumerate(raw))
+    try:
+        assert method.refresh is not None
+        params, carry = method.refresh(rng, state.params, state.carry, batches)
+    finally:
+        raw.close()
+
+    def renew(params: PyTree, carry: Carry) -> tuple[PyTree, Carry, PyTree]:
+        return params, carry, tx.init(params)
+
+    params, carry, opt_state = jax.jit(renew, out_shardings=replicated(mesh))(params, carry)
+    return state.replace(params=params, carry=carry, opt_state=opt_state)
 
 
 def fit(method: Method, source: data.Source, **kwargs) -> TrainState:

@@ -13,6 +13,7 @@ from ssl_jax import TrainState, cli, data, init_state, make_train_step
 from ssl_jax.experiment import Experiment, build
 from ssl_jax.sharding import put
 from ssl_jax.train_step import with_views
+from ssl_jax.training import for_step
 
 NAMES = cli.config_names()  # a new file in configs/ is picked up by itself
 BATCH = 24  # three per device: a number that no layer has as its width
@@ -35,7 +36,8 @@ def experiment(name: str, devices: int = 8, dtype: str = "float32") -> Experimen
 def batches(name: str, count: int = 1) -> list[dict[str, np.ndarray]]:
     """The first batches of images, on the host."""
     iterator = data.batches(experiment(name).source, batch_size=BATCH)
-    return [{key: batch[key] for key in ("image", "id")} for _, batch in zip(range(count), iterator, strict=False)]
+    method = experiment(name).method
+    return [for_step(method, batch) for _, batch in zip(range(count), iterator, strict=False)]
 
 
 def on_devices(name: str, batch: dict[str, np.ndarray], devices: int = 8) -> dict[str, jax.Array]:
@@ -55,6 +57,11 @@ def views(name: str):
     """`(rng, batch) -> views`, compiled."""
     make = experiment(name).views
     return jax.jit(lambda rng, batch: with_views(make, rng, batch)["views"])
+
+
+def viewed(name: str, rng: jax.Array, batch: dict) -> dict:
+    """What the loss sees of a batch: its views in the place of its images."""
+    return {**{key: x for key, x in batch.items() if key != "image"}, "views": views(name)(rng, batch)}
 
 
 @functools.cache

@@ -16,7 +16,20 @@ REPOSITORY = PACKAGE.parent
 # A new room must be given a floor here.
 FLOORS = [
     {"core"},
-    {"augment", "checks", "data", "losses", "memory", "monitors", "nets", "optim", "report", "sharding"},
+    {
+        "augment",
+        "checks",
+        "collapse",
+        "data",
+        "losses",
+        "memory",
+        "monitors",
+        "nets",
+        "optim",
+        "report",
+        "schedules",
+        "sharding",
+    },
     {"methods"},
     {"catalogue", "checkpoint", "evaluation", "train_step", "training"},
     {"cli", "evaluate", "experiment", "gallery", "pretrain", "progress", "workdir"},

@@ -20,6 +20,9 @@ SHAPES = {
 }
 
 
+CLASSES = {"tfds:imagenet2012": 1000, "fashion_mnist": 10, "digits": 10}
+
+
 def get_config(name: str, variant: str) -> ConfigDict:
     return importlib.import_module(f"ssl_jax.configs.{name}").get_config(variant)
 
@@ -42,12 +45,13 @@ def test_variant_fits_together(name, variant, monkeypatch):
     if config.image_size:
         assert config.image_size == shape[0]
     images = np.broadcast_to(np.uint8(7), (n, *shape))  # takes one byte
-    monkeypatch.setattr(experiment, "load_data", lambda config, split: from_arrays(images))
+    labels = np.arange(n) % CLASSES[config.data]
+    monkeypatch.setattr(experiment, "load_data", lambda config, split: from_arrays(images, labels))
     parts = experiment.build(config)
     assert parts.steps >= 10
 
     def step(rng, image, ids):
-        batch = with_views(parts.views, rng, {"image": image, "id": ids})
+        batch = with_views(parts.views, rng, {"image": image, "id": ids, "label": ids})
         params, carry = parts.method.init(rng, jax.tree.map(lambda x: x[:2], batch))
         loss, (carry, _) = parts.method.loss(params, carry, batch, rng, ids[0])
         opt_state = parts.tx.init(params)

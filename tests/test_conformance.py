@@ -83,7 +83,7 @@ def test_loss_falls_when_all_else_is_held(name):
 
 def test_no_gradient_into_teacher_or_memory(name):
     parts, state = recipes.experiment(name), recipes.initial(name)
-    batch = {"views": recipes.views(name)(state.rng, recipes.batches(name)[0])}
+    batch = recipes.viewed(name, state.rng, recipes.batches(name)[0])
 
     def loss(remembered):
         carry = state.carry.replace(**remembered)

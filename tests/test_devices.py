@@ -1,7 +1,5 @@
 """One device or eight: the same numbers, for every config. With SGD, since Adam magnifies the rounding of zeros."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,16 +54,16 @@ def test_one_step_in_float32(name):
 
 def test_twenty_steps_in_float64(name):
     """So many steps magnify rounding in float32 beyond any tolerance that still finds mistakes."""
-    views = functools.partial(recipes.views(name), jax.random.key(1))
-    views = [np.asarray(views(batch), np.float64) for batch in recipes.batches(name, 20)]
+    batches = [recipes.viewed(name, jax.random.key(1), batch) for batch in recipes.batches(name, 20)]
+    batches = [{**b, "views": jax.tree.map(lambda x: np.asarray(x, np.float64), b["views"])} for b in batches]
     starts = {devices: recipes.initial(name, devices) for devices in (1, 8)}
     found = []
     with jax.enable_x64(True):
         for devices, start in starts.items():
             parts, losses = recipes.experiment(name, devices, "float64"), []
             step, state = make_train_step(parts.method, recipes.SGD, mesh=parts.mesh), widen(start)
-            for batch in views:
-                state, metrics = step(state, recipes.on_devices(name, {"views": batch}, devices))
+            for batch in batches:
+                state, metrics = step(state, recipes.on_devices(name, batch, devices))
                 losses.append(metrics["loss"])
             assert {x.dtype for x in (*losses, *jax.tree.leaves(state.params))} == {jnp.dtype("float64")}
             found.append({**parts_of(state), "losses": losses})

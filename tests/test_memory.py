@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from values import assert_close
 
+from ssl_jax.checks import check_momentum
 from ssl_jax.core import UserError
-from ssl_jax.memory import cosine_momentum, ema, enqueue
+from ssl_jax.memory import ema, enqueue
+from ssl_jax.schedules import cosine
 
 
 def pointer_at(value):
@@ -26,7 +28,7 @@ class RingBuffer:
 
 def test_momentum_equals_byols_and_dinos_curve(fixture):
     data = fixture("schedule_ema")
-    momentum = cosine_momentum(0.99, 20)
+    momentum = cosine(0.99, 1.0, steps=20)
     values = [momentum(pointer_at(step)) for step in data["steps"]]
     assert_close(values, data["byol"], 1e-6)
     assert_close(values[:-1], data["dino"], 1e-6)
@@ -39,17 +41,19 @@ def test_momentum_equals_byols_and_dinos_curve(fixture):
 def test_momentum_equals_byols_curve_in_float64(fixture):
     data = fixture("schedule_ema")
     with jax.enable_x64(True):
-        assert_close([cosine_momentum(0.99, 20)(pointer_at(step)) for step in data["steps"]], data["byol"], 1e-12)
+        assert_close([cosine(0.99, 1.0, steps=20)(pointer_at(step)) for step in data["steps"]], data["byol"], 1e-12)
 
 
 def test_momentum_stays_at_one_after_the_last_step():
-    assert cosine_momentum(0.9, 10)(pointer_at(25)) == 1.0
+    assert cosine(0.9, 1.0, steps=10)(pointer_at(25)) == 1.0
 
 
 @pytest.mark.parametrize("base", [-0.1, 1.01, float("nan")])
 def test_a_momentum_out_of_range_is_an_error(base):
     with pytest.raises(UserError, match=r"momentum in 0\.\.1"):
-        cosine_momentum(base, 10)
+        check_momentum(base)
+    with pytest.raises(UserError, match=r"momentum in 0\.\.1"):
+        check_momentum(cosine(base, 1.0, steps=10))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (np.float64, 1e-12)])
@@ -57,7 +61,7 @@ def test_updates_equal_byols(fixture, dtype, tolerance):
     data = fixture("schedule_ema")
     with jax.enable_x64(dtype == np.float64):
         online, target = (jnp.asarray(data[f"update/{name}"], dtype) for name in ("online", "target"))
-        momentum = cosine_momentum(0.99, 20)
+        momentum = cosine(0.99, 1.0, steps=20)
         for step in range(3):
             target = ema({"w": target}, {"w": online}, momentum(pointer_at(step)))["w"]
             assert target.dtype == dtype

@@ -5,7 +5,7 @@ import optax
 import pytest
 from values import assert_close
 
-from ssl_jax import optim
+from ssl_jax import optim, schedules
 from ssl_jax.core import UserError
 
 NAMES = (
@@ -82,7 +82,7 @@ def test_names_give_both_kinds_of_lars(fixture):
 
 def test_learning_rate_equals_byols(fixture):
     data = fixture("schedule_lr")
-    rate = optim.warmup_cosine(optim.scaled_learning_rate(0.3, 512), steps=40, warmup=8)
+    rate = schedules.warmup_cosine(optim.scaled_learning_rate(0.3, 512), steps=40, warmup=8)
     assert_close([rate(at(step)) for step in data["steps"]], data["byol"], 1e-6)
     assert rate(at(0)) == 0
     assert rate(at(8)) == np.float32(0.6)
@@ -92,19 +92,19 @@ def test_learning_rate_equals_byols(fixture):
 def test_learning_rate_equals_simclrs(fixture, scaling, base):
     """Their number of steps is examples * epochs // batch + 1 = 101."""
     expected = fixture("schedule_lr")[f"simclr_{scaling}"]
-    rate = optim.warmup_cosine(optim.scaled_learning_rate(base, 512, scaling), steps=101, warmup=20)
+    rate = schedules.warmup_cosine(optim.scaled_learning_rate(base, 512, scaling), steps=101, warmup=20)
     assert_close([rate(at(step)) for step in range(101)], expected, 1e-6)
 
 
 def test_learning_rate_equals_mocos_cosine(fixture):
     """Per epoch and without warm-up: the same curve over 200 epochs."""
-    rate = optim.warmup_cosine(0.03, steps=200)
+    rate = schedules.warmup_cosine(0.03, steps=200)
     assert_close([rate(at(epoch)) for epoch in range(200)], fixture("schedule_lr")["moco_v2"], 1e-6)
 
 
 def test_learning_rate_equals_obows(fixture):
     """Per epoch, with an end above zero."""
-    rate = optim.warmup_cosine(0.03, steps=20, warmup=4, end=3e-5)
+    rate = schedules.warmup_cosine(0.03, steps=20, warmup=4, end=3e-5)
     assert_close([rate(at(epoch)) for epoch in range(20)], fixture("schedule_lr")["obow"], 1e-6)
     assert_close(rate(at(20)), 3e-5, 1e-5)
 
@@ -119,7 +119,7 @@ def test_scaling_of_rates():
 
 def test_a_warm_up_as_long_as_the_run_is_an_error():
     with pytest.raises(UserError, match="warm-up of 10 steps must be shorter than the run of 10"):
-        optim.warmup_cosine(0.1, steps=10, warmup=10)
+        schedules.warmup_cosine(0.1, steps=10, warmup=10)
 
 
 def one_update(name, **kwargs):
@@ -158,3 +158,93 @@ def test_gradients_are_clipped_by_their_global_norm_first(name):
 def test_an_unknown_optimizer_lists_the_known_ones():
     with pytest.raises(UserError, match="adamw, lamb, lars, lars_byol, sgd"):
         optim.create("adagrad", 0.1)
+
+
+def paths_that_move(tx, steps):
+    """For each step the paths of a nested tree that an update changes, with gradients of ones."""
+    params = {"encoder": {"kernel": jnp.ones((2, 2))}, "head": {"dense": jnp.ones((2, 2)), "last": jnp.ones((2, 2))}}
+    state, moved = tx.init(params), []
+    for _ in range(steps):
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+        flat = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in jax.tree.leaves_with_path(updates)
+        }
+        moved.append({path: float(x[0, 0]) for path, x in flat.items() if x.any()})
+    return moved
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_group_is_frozen_for_its_first_steps_and_then_starts_afresh(name):
+    tx = optim.create(name, 0.1, groups={"head/last": {"frozen_steps": 2}})
+    moved = paths_that_move(tx, 3)
+    assert [sorted(step) for step in moved] == [["encoder/kernel", "head/dense"]] * 2 + [
+        ["encoder/kernel", "head/dense", "head/last"]
+    ]
+    assert moved[2]["head/last"] == pytest.approx(moved[0]["encoder/kernel"], rel=1e-6), (
+        "momentum was gathered meanwhile"
+    )
+
+
+def test_a_frozen_group_enters_the_schedules_where_the_run_is():
+    rate = schedules.linear(1.0, 0.0, steps=4)
+    moved = paths_that_move(optim.create("sgd", rate, momentum=0.0, groups={"head/last": {"frozen_steps": 2}}), 4)
+    assert [step.get("head/last") for step in moved] == [None, None, -0.5, -0.25]
+    assert [step["encoder/kernel"] for step in moved] == [-1.0, -0.75, -0.5, -0.25]
+
+
+def test_a_group_has_its_own_rate_and_decay_and_the_longest_path_counts():
+    groups = {"head": {"learning_rate": 1.0}, "head/last": {"weight_decay": 1.0}}
+    [moved] = paths_that_move(optim.create("sgd", 0.1, momentum=0.0, groups=groups), 1)
+    assert moved == pytest.approx({"encoder/kernel": -0.1, "head/dense": -1.0, "head/last": -0.2})
+
+
+def test_a_group_without_parameters_is_an_error():
+    with pytest.raises(UserError, match="under the optimizer group 'predictor'; there is encoder, head"):
+        paths_that_move(optim.create("sgd", 0.1, groups={"predictor": {}}), 1)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars", "lamb"])
+def test_weight_decay_may_follow_a_schedule(name):
+    """A decay that is zero at step 0 and 1 at step 1, with zero gradients."""
+    tx = optim.create(name, 0.1, weight_decay=schedules.linear(0.0, 1.0, steps=1), momentum=0.0)
+    params = {"kernel": jnp.ones((2, 2))}
+    state, zero = tx.init(params), {"kernel": jnp.zeros((2, 2))}
+    first, state = tx.update(zero, state, params)
+    second, _ = tx.update(zero, state, params)
+    assert not first["kernel"].any()
+    assert (second["kernel"] < 0).all()
+
+
+def test_arrays_are_clipped_one_by_one():
+    """DINO's rule, array by array: a small gradient is left alone beside a large one."""
+    gradients = {"small": jnp.full((4,), 0.1), "large": jnp.full((4,), 10.0)}
+    tx = optim.create("sgd", 1.0, momentum=0.0, clip_each_norm=3.0)
+    updates, _ = tx.update(gradients, tx.init(gradients), gradients)
+    np.testing.assert_allclose(updates["small"], -0.1, rtol=1e-6)
+    np.testing.assert_allclose(updates["large"], -10.0 * 3.0 / (20.0 + 1e-6), rtol=1e-6)
+
+
+def test_adamw_and_lamb_are_optaxs():
+    params = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)), jnp.float32)}
+    for name, peer in (("adamw", optax.adamw), ("lamb", optax.lamb)):
+        ours, theirs = optim.create(name, 0.1, weight_decay=0.3), peer(0.1, weight_decay=0.3)
+        states = [ours.init(params), theirs.init(params)]
+        for step in range(3):
+            gradient = jax.tree.map(lambda p, step=step: jnp.sin(p + step), params)
+            pair = [tx.update(gradient, state, params) for tx, state in zip((ours, theirs), states, strict=True)]
+            states = [state for _, state in pair]
+            np.testing.assert_allclose(pair[0][0]["kernel"], pair[1][0]["kernel"], rtol=1e-6)
+
+
+def test_schedules_begin_and_end_where_they_say():
+    for kind in (schedules.linear, schedules.cosine):
+        values = [float(kind(0.2, 0.8, steps=10)(at(step))) for step in (0, 5, 10, 20)]
+        np.testing.assert_allclose(values, [0.2, 0.5, 0.8, 0.8], rtol=1e-6)
+    drops = schedules.drops(1.0, at=(3, 5), factor=0.1)
+    np.testing.assert_allclose(
+        [drops(at(step)) for step in (0, 2, 3, 4, 5, 9)], [1, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6
+    )
+    warm = schedules.with_warmup(drops, steps=20, warmup=4)
+    np.testing.assert_allclose([warm(at(step)) for step in (0, 2, 4, 7)], [0, 0.5, 1, 0.1], rtol=1e-6)
+    assert schedules.value_at(0.3, at(1)) == 0.3
+    assert schedules.value_at(schedules.constant(0.3), at(1)) == np.float32(0.3)

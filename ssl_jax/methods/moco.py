@@ -12,11 +12,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from ssl_jax import losses
-from ssl_jax.checks import check_momentum, check_positive, two_views
-from ssl_jax.core import Carry, Method
+from ssl_jax.checks import check_momentum, check_positive, views_of
+from ssl_jax.core import Card, Carry, Method
 from ssl_jax.memory import ema, enqueue
 from ssl_jax.nets import functional
 from ssl_jax.nets.heads import MLP
+
+CARD = Card(
+    family="contrastive",
+    papers=("1911.05722", "2003.04297"),
+    encoders="any",
+    published="71.1 linear, ResNet-50, v2, 800 epochs",
+)
 
 
 def moco(
@@ -62,9 +69,8 @@ def moco(
 
     def init(rng, batch):
         encoder_rng, head_rng, queue_rng = jax.random.split(rng, 3)
-        image = two_views(batch)[:, 0]
-        encoder_params, encoder_state = functional.init(encoder, encoder_rng, image)
-        pooled, _, _ = functional.encode(encoder, encoder_params, encoder_state, image, train=False)
+        image = views_of(batch, count=2)[:, 0]
+        encoder_params, encoder_state, pooled, _ = functional.init_encoder(encoder, encoder_rng, image)
         params = {"encoder": encoder_params, "projector": functional.init(head, head_rng, pooled)[0]}
         state = {"encoder": encoder_state}
         queue = losses.l2_normalize(jax.random.normal(queue_rng, (queue_size, dim), jnp.float32))
@@ -75,7 +81,7 @@ def moco(
         )
 
     def loss(params, carry, batch, rng, step):
-        views, memory = two_views(batch), carry.memory
+        views, memory = views_of(batch, count=2), carry.memory
         query, pooled, state = project(params, carry.model_state, views[:, 0], rng)
         image = views[:, 1]
         # A key whose batch statistics came from its query's neighbours would give itself away (MoCo, section 3.3).
@@ -96,12 +102,7 @@ def moco(
         hit = jnp.mean((jnp.argmax(logits, axis=1) == 0).astype(jnp.float32))
         return value, (carry, {"contrastive_accuracy": hit, "embedding": query, "features": pooled})
 
-    def encode(params, carry, image):
-        state = carry.model_state["encoder"]
-        pooled, maps, _ = functional.encode(encoder, params["encoder"], state, image, train=False)
-        return pooled, maps
-
     def update(params, carry, step):
         return carry.replace(teacher={**carry.teacher, "params": ema(carry.teacher["params"], params, momentum)})
 
-    return Method(name="moco", init=init, loss=loss, encode=encode, update=update)
+    return Method(name="moco", init=init, loss=loss, encode=functional.encode_with(encoder), update=update)

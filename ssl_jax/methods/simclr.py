@@ -10,10 +10,17 @@ import flax.linen as nn
 import jax
 
 from ssl_jax import losses
-from ssl_jax.checks import check_positive, two_views
-from ssl_jax.core import Carry, Method
+from ssl_jax.checks import check_positive, views_of
+from ssl_jax.core import Card, Carry, Method
 from ssl_jax.nets import functional
 from ssl_jax.nets.heads import MLP
+
+CARD = Card(
+    family="contrastive",
+    papers=("2002.05709", "2006.10029"),
+    encoders="any",
+    published="69.1 linear, ResNet-50, 1000 epochs",
+)
 
 
 def simclr(
@@ -39,16 +46,15 @@ def simclr(
 
     def init(rng, batch):
         encoder_rng, head_rng = jax.random.split(rng)
-        image = two_views(batch)[:, 0]
-        params, state = functional.init(encoder, encoder_rng, image)
-        pooled, _, _ = functional.encode(encoder, params, state, image, train=False)
+        image = views_of(batch, count=2)[:, 0]
+        params, state, pooled, _ = functional.init_encoder(encoder, encoder_rng, image)
         head_params, head_state = functional.init(projector, head_rng, pooled)
         return {"encoder": params, "projector": head_params}, Carry(
             model_state={"encoder": state, "projector": head_state}
         )
 
     def loss(params, carry, batch, rng, step):
-        views = two_views(batch)
+        views = views_of(batch, count=2)
         b, v = views.shape[:2]
         state = carry.model_state
         pooled, _, encoder_state = functional.encode(
@@ -60,10 +66,4 @@ def simclr(
         carry = carry.replace(model_state={"encoder": encoder_state, "projector": head_state})
         return value, (carry, {"embedding": embedding[:, 0], "features": pooled.reshape(b, v, -1)[:, 0]})
 
-    def encode(params, carry, image):
-        pooled, maps, _ = functional.encode(
-            encoder, params["encoder"], carry.model_state["encoder"], image, train=False
-        )
-        return pooled, maps
-
-    return Method(name="simclr", init=init, loss=loss, encode=encode)
+    return Method(name="simclr", init=init, loss=loss, encode=functional.encode_with(encoder))

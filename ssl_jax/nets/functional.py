@@ -1,16 +1,17 @@
 """Flax modules as pairs of pure functions: `init` gives params and state, `apply` gives outputs and the next state.
 
-Every method talks to networks through these three functions, so a user's own linen module needs nothing but the
+Every method talks to networks through these functions, so a user's own linen module needs nothing but the
 encoder's signature, `__call__(image [b h w c], train: bool) -> pooled [b d]` or `-> (pooled [b d], maps)`.
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ssl_jax.core import PyTree, UserError
+from ssl_jax.core import Carry, PyTree, UserError
 
 
 def init(module: nn.Module, rng: PRNGKeyArray, inputs: Array) -> tuple[PyTree, PyTree]:
@@ -27,14 +28,24 @@ def init(module: nn.Module, rng: PRNGKeyArray, inputs: Array) -> tuple[PyTree, P
 
 
 def apply(
-    module: nn.Module, params: PyTree, state: PyTree, inputs: Array, *, train: bool, rng: PRNGKeyArray | None = None
+    module: nn.Module,
+    params: PyTree,
+    state: PyTree,
+    inputs: Array,
+    *,
+    train: bool,
+    rng: PRNGKeyArray | None = None,
+    **arguments: Any,
 ) -> tuple[Any, PyTree]:
-    """Run `module`; returns its output and the next state (unchanged if `train` is false)."""
+    """Run `module`; returns its output and the next state (unchanged if `train` is false).
+
+    `arguments` go to the module, for example the patches that a masked transformer keeps.
+    """
     variables = {"params": params, **state}
     rngs = None if rng is None else {"dropout": rng}
     if not train:
-        return module.apply(variables, inputs, train=False, rngs=rngs), state
-    output, updated = module.apply(variables, inputs, train=True, rngs=rngs, mutable=list(state))
+        return module.apply(variables, inputs, train=False, rngs=rngs, **arguments), state
+    output, updated = module.apply(variables, inputs, train=True, rngs=rngs, mutable=list(state), **arguments)
     return output, dict(updated)
 
 
@@ -46,13 +57,14 @@ def encode(
     *,
     train: bool,
     rng: PRNGKeyArray | None = None,
+    **arguments: Any,
 ) -> tuple[Float[Array, "b d"], dict[str, Array], PyTree]:
-    """Run an encoder; returns `(pooled, maps, next state)`.
+    """Run an encoder; returns `(pooled, maps, next state)`. `arguments` go to the module.
 
     Raises:
       UserError: the module returned neither `[b d]` features nor a pair of features and a dict of maps.
     """
-    output, state = apply(module, params, state, image, train=train, rng=rng)
+    output, state = apply(module, params, state, image, train=train, rng=rng, **arguments)
     pooled, maps = output if isinstance(output, tuple) and len(output) == 2 else (output, {})
     if getattr(pooled, "ndim", None) != 2 or not isinstance(maps, dict):
         raise UserError(
@@ -60,3 +72,23 @@ def encode(
             f"but returned {type(output).__name__} with shape {getattr(pooled, 'shape', None)}."
         )
     return pooled, maps, state
+
+
+def init_encoder(
+    module: nn.Module, rng: PRNGKeyArray, image: Float[Array, "b h w c"]
+) -> tuple[PyTree, PyTree, Float[Array, "b d"], dict[str, Array]]:
+    """Initialise an encoder; returns `(params, state, pooled, maps)`, the last two for whatever comes on top of it."""
+    params, state = init(module, rng, image)
+    pooled, maps, _ = encode(module, params, state, image, train=False)
+    return params, state, pooled, maps
+
+
+def encode_with(module: nn.Module) -> Callable[..., tuple[Float[Array, "b d"], dict[str, Array]]]:
+    """`Method.encode` for a method whose params and model state keep the encoder's under "encoder"."""
+
+    def encoder(params: PyTree, carry: Carry, image: Float[Array, "b h w c"]) -> tuple[Array, dict[str, Array]]:
+        state = carry.model_state["encoder"]
+        pooled, maps, _ = encode(module, params["encoder"], state, image, train=False)
+        return pooled, maps
+
+    return encoder

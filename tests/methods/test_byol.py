@@ -8,7 +8,7 @@ from values import assert_close
 
 from ssl_jax import init_state, make_train_step, methods, nets
 from ssl_jax.core import UserError
-from ssl_jax.memory import cosine_momentum
+from ssl_jax.schedules import cosine
 
 ZERO = jnp.zeros((), jnp.int32)
 
@@ -151,7 +151,7 @@ def test_the_average_covers_parameters_and_not_statistics(player):
 
 def test_the_momentum_is_that_of_the_step_just_made_0_first(batch):
     """With online parameters held (rate 0), the distance to them shrinks by tau_0, tau_1, ... = ..., not by 1."""
-    method = methods.byol(Encoder(), hidden=10, dim=5, momentum=cosine_momentum(0.5, 3))
+    method = methods.byol(Encoder(), hidden=10, dim=5, momentum=cosine(0.5, 1.0, steps=3))
     tx = optax.sgd(0.0)
     state = init_state(method, tx, batch)
     step = make_train_step(method, tx)

@@ -110,7 +110,7 @@ def test_an_encoder_without_train_is_an_error_that_shows_the_signature(name):
 @pytest.mark.parametrize("views", [1, 3])
 def test_another_number_of_views_than_two_is_an_error(name, views):
     method = METHODS[name](Stateless())
-    match = rf"compares two views of each example, .*shape \(8, {views}, 8, 8, 3\)"
+    match = rf"takes two views of each example, .*shape \(8, {views}, 8, 8, 3\)"
     with pytest.raises(UserError, match=match):
         method.init(jax.random.key(0), batch(views))
     params, carry = method.init(jax.random.key(0), batch())

@@ -1,0 +1,38 @@
+"""Collapse in words: what the numbers of a training step say about it, for people who watch the run.
+
+A method names the sign that fits it, `Method.warn`; what holds for all methods is looked at besides. All functions take
+the scalars that were logged at one step and return a sentence, or None.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+Warn = Callable[[Mapping[str, float]], str | None]
+
+
+def embedding(logged: Mapping[str, float]) -> str | None:
+    """All images are embedded alike: SimSiam's deviation (1 is healthy) below 0.1, or fewer than two directions."""
+    std, rank = logged.get("embedding_std"), logged.get("effective_rank")
+    if std is not None and std < 0.1:
+        return f"all images are embedded nearly alike (embedding_std {std:.3f}; 1 is evenly spread, 0 a single point)"
+    if rank is not None and rank < 2.0:
+        return f"all embeddings lie on a line (effective_rank {rank:.2f})"
+    return None
+
+
+def stuck_at_chance(count: int, *, key: str = "loss", after: int = 200, within: float = 0.01) -> Warn:
+    """The loss `key` is still that of a guess among `count`, ln(count), to `within` of it, after so many steps."""
+    chance = math.log(count)
+
+    def warn(logged: Mapping[str, float]) -> str | None:
+        value = logged.get(key)
+        if value is None or logged.get("step", 0) < after or abs(value - chance) > within * chance:
+            return None
+        return f"{key} is {value:.3f}, that of a guess among {count} (ln {count} = {chance:.3f})"
+
+    return warn
+
+
+def any_of(*checks: Warn) -> Warn:
+    """The first sentence that one of the checks has to say."""
+    return lambda logged: next((text for check in checks if (text := check(logged))), None)
