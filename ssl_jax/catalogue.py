@@ -1,34 +1,86 @@
-"""The table of what there is, read off the methods themselves."""
+"""The table of what there is, read off the methods themselves and off what was measured."""
 
+import functools
 import importlib
+import importlib.resources
 import inspect
+import json
+from typing import Any
 
-import jax
-import jax.numpy as jnp
+from ssl_jax import methods
+from ssl_jax.core import Card
 
-from ssl_jax import methods, nets
+FAMILIES = (
+    "input space",
+    "pretext",
+    "contrastive",
+    "teacher and student",
+    "decorrelation and clustering",
+    "yardstick",
+)
 
 
-def summary(name: str) -> str:
-    """First line of a method's module: its name, idea and paper."""
-    doc = inspect.getdoc(importlib.import_module(f"ssl_jax.methods.{name}")) or ""
-    return doc.splitlines()[0].rstrip(".")
+def module(name: str) -> Any:
+    """A method's module (in the package, its name stands for the factory)."""
+    return importlib.import_module(f"ssl_jax.methods.{name}")
 
 
-def state_kept(name: str) -> str:
-    """What a method carries from step to step besides batch statistics: found by initialising it abstractly."""
-    method = getattr(methods, name)(nets.create("convnet", widths=(4,)))
-    batch = {"views": jnp.zeros((2, 2, 8, 8, 3))}
-    _, carry = jax.eval_shape(method.init, jax.random.key(0), batch)
-    parts = ["teacher"] if carry.teacher is not None else []
-    parts += [f"{k} {list(v.shape)}" for k, v in (carry.memory or {}).items() if v.ndim]
-    return ", ".join(parts) or "none"
+def card(name: str) -> Card:
+    """What a method's module says about itself."""
+    return module(name).CARD
+
+
+def summary(name: str) -> tuple[str, str]:
+    """Title and idea, from the first sentence of a method's module: `Title: idea (Authors, venue).`."""
+    paragraph = " ".join((inspect.getdoc(module(name)) or "").split("\n\n")[0].split())
+    title, _, idea = paragraph.partition(": ")
+    return title, idea.rstrip(".")
+
+
+def names() -> list[str]:
+    """All methods, family by family."""
+    return sorted(methods.__all__, key=lambda name: (FAMILIES.index(card(name).family), name))
+
+
+@functools.cache
+def measured() -> dict[str, Any]:
+    """Figures of the small budget by config (`python -m benchmarks.methods --write`)."""
+    file = importlib.resources.files("ssl_jax") / "measured.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def figures_of(name: str) -> dict[str, Any] | None:
+    """Figures of a method's small form, or None if it was not measured."""
+    found = (measured().get(f"{name}:{variant}") for variant in ("fashion_mnist", "photos"))
+    return next((figures for figures in found if figures), None)
+
+
+def figures_text(name: str) -> str:
+    """K-NN, linear and ten labels per class in percent, for tables."""
+    figures = figures_of(name)
+    if figures is None:
+        return "not measured"
+    text = " / ".join(f"{figures['run'][key]:.1f}" for key in ("knn", "linear", "labels_10"))
+    return text if figures["data"] == "fashion_mnist" else f"{text} ({figures['data']})"
 
 
 def table() -> str:
-    """Lines of text: each method with its paper and the state it keeps."""
-    rows = [("method", "state kept", "what it is")]
-    rows += [(name, state_kept(name), summary(name).partition(": ")[2]) for name in methods.__all__]
-    widths = [max(len(row[i]) for row in rows) for i in range(2)]
-    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows]
+    """Lines of text: each method with family, paper, encoders, state, and published and measured figures."""
+    heads = ("method", "family", "paper", "encoders", "state it keeps", "published", "measured: k-NN/linear/10 labels")
+    rows = [heads]
+    for name in names():
+        about = card(name)
+        rows.append(
+            (
+                name,
+                about.family,
+                ", ".join(about.papers),
+                about.encoders,
+                ", ".join(about.state) or "none",
+                about.published,
+                figures_text(name),
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)

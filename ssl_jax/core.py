@@ -94,12 +94,14 @@ class Card:
         "yardstick".
       papers: arXiv numbers, or addresses of papers that are not there.
       encoders: which encoders it can use, for example "any", "ViT", "any with a map".
+      state: what it remembers besides batch statistics: "teacher", and the names of the arrays in `Carry.memory`.
       published: the authors' figure with its setting, for example "69.1 linear, ResNet-50, 1000 epochs".
     """
 
     family: str
     papers: tuple[str, ...]
     encoders: str = "any"
+    state: tuple[str, ...] = ()
     published: str = ""
 
 

@@ -14,6 +14,7 @@ import pytest
 import recipes
 
 from ssl_jax import init_state, train
+from ssl_jax.catalogue import FAMILIES, card
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.experiment import build
 from ssl_jax.pretrain import Watch, pretrain, restore
@@ -42,6 +43,13 @@ def test_loss_is_finite_and_state_keeps_its_kind(name):
         assert np.isfinite(list(scalars.values())).all(), scalars
         assert kinds(state) == before
         assert int(state.step) == number
+
+
+def test_card_says_what_state_is_kept(name):
+    carry, about = recipes.initial(name).carry, card(recipes.config(name).method)
+    assert about.family in FAMILIES
+    arrays = {key for key, value in (carry.memory or {}).items() if any(x.ndim for x in jax.tree.leaves(value))}
+    assert set(about.state) == arrays | ({"teacher"} if carry.teacher is not None else set())
 
 
 def test_state_starts_alike_whatever_the_batch_and_differs_by_seed(name):

@@ -22,6 +22,7 @@ CARD = Card(
     family="teacher and student",
     papers=("2006.07733",),
     encoders="any",
+    state=("teacher",),
     published="74.3 linear, ResNet-50, 1000 epochs",
 )
 

@@ -22,6 +22,7 @@ CARD = Card(
     family="contrastive",
     papers=("1911.05722", "2003.04297"),
     encoders="any",
+    state=("teacher", "queue"),
     published="71.1 linear, ResNet-50, v2, 800 epochs",
 )
 

@@ -1,0 +1,135 @@
+"""Every method with one equal, small budget: what its features are worth, and what it costs.
+
+`python -m benchmarks.methods [--configs=simclr:fashion_mnist,...] [--seed=0] [--root=runs/methods] [--write]`
+
+Each config that has a `fashion_mnist` variant (400 steps of 256 images, the same small encoder where the method allows
+it) is pretrained in a process of its own and evaluated on the test set by k-NN (20), linear probe and linear probe on
+10 labels per class (5 draws); colorization, which needs colour, runs on `photos`. Beside each stand the same encoder
+untrained, and raw pixels. Runs that are complete are not made again. `--write` keeps the figures in
+`ssl_jax/measured.json`, from where `ssl-jax methods`, the README and the documentation take them
+(`python docs/generate.py`). Seconds are processor time of the whole pretraining, compilation included.
+"""
+
+import argparse
+import functools
+import importlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+
+from ssl_jax import cli, evaluate
+from ssl_jax.experiment import load_data
+
+OUT = pathlib.Path(__file__).parents[1] / "ssl_jax" / "measured.json"
+# What a method needs besides its config: distillation a teacher, which is the run of SimCLR.
+EXTRA = {"distillation:fashion_mnist": ["--config.teacher.workdir={root}/simclr-fashion_mnist-{seed}"]}
+SETTINGS = {"protocols": ("knn", "linear"), "ks": (20,), "labels_per_class": (10,), "trials": 5, "seed": 0}
+
+
+def variants(name: str) -> list[str]:
+    """Variants of a packaged config, as its message for an unknown one lists them."""
+    try:
+        importlib.import_module(f"ssl_jax.configs.{name}").get_config("?")
+    except ValueError as error:
+        return re.search("this config has (.*)", str(error))[1].split(", ")  # type: ignore[index]
+    return []
+
+
+def all_configs() -> list[str]:
+    """The small-budget form of every method; SimCLR's first, since distillation takes it for a teacher."""
+    found = []
+    for name in cli.config_names():
+        small = [v for v in ("fashion_mnist", "photos") if v in variants(name)]
+        found += [f"{name}:{small[0]}"] if small else []
+    return sorted(found, key=lambda config: (not config.startswith("simclr:"), config))
+
+
+def pretrain(config: str, seed: int, root: pathlib.Path) -> pathlib.Path:
+    """Pretrain unless that was done; keeps what it cost in `cost.json`. Returns the workdir."""
+    workdir = root / f"{config.replace(':', '-')}-{seed}"
+    if (workdir / "cost.json").is_file():
+        return workdir
+    extra = [part.format(root=root, seed=seed) for part in EXTRA.get(config, [])]
+    command = ["pretrain", f"--config={config}", f"--config.seed={seed}", f"--workdir={workdir}", "--noreport", *extra]
+    process = subprocess.Popen([sys.executable, "-m", "ssl_jax", *command])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{config} ended with code {process.returncode}")
+    cost = {"cpu_seconds": round(usage.ru_utime + usage.ru_stime), "peak_mb": round(usage.ru_maxrss / 1024)}
+    (workdir / "cost.json").write_text(json.dumps(cost))
+    return workdir
+
+
+def percent(rows: list[dict]) -> dict[str, float]:
+    """Figures of `evaluate.measure` under short names."""
+    names = {"k-NN, k = 20": "knn", "linear": "linear", "linear, 10 labels per class": "labels_10"}
+    return {names[row["protocol"]]: round(100 * row["accuracy"], 2) for row in rows}
+
+
+@functools.cache
+def raw_pixels(data: str, splits: tuple[str, str]) -> dict[str, float]:
+    """Figures of raw pixels, once per data set."""
+    config = importlib.import_module("ssl_jax.configs.common").base("simclr")
+    config.data, config.image_size = data, 0
+    sources = [load_data(config, split) for split in splits]
+    features = tuple(evaluate.raw_pixels(source) for source in sources)
+    return percent(evaluate.measure(features, labels=tuple(s.labels for s in sources), **SETTINGS))
+
+
+def score(workdir: pathlib.Path) -> dict:
+    """Figures of a run, of its encoder untrained and of raw pixels; kept in `scores.json`."""
+    kept = workdir / "scores.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
+    experiment, trained, initial = evaluate.load_run(workdir)
+    config = experiment.config
+    sources = experiment.source, load_data(config, config.test_split)
+    labels = tuple(source.labels for source in sources)
+    found = {
+        "data": config.data,
+        "encoder": config.encoder,
+        "steps": int(trained.step),
+        "batch_size": config.batch_size,
+    }
+    for name, state in (("run", trained), ("untrained", initial)):
+        features = tuple(experiment.embed(state, source) for source in sources)
+        found[name] = percent(evaluate.measure(features, labels=labels, **SETTINGS))
+    found["raw"] = raw_pixels(config.data, (config.train_split, config.test_split))
+    kept.write_text(json.dumps(found))
+    return found
+
+
+def row(config: str, figures: dict) -> str:
+    """One line of the Markdown table."""
+    cells = [f"`{config}`", *(f"{figures['run'][k]:.1f} ({figures['untrained'][k]:.1f})" for k in figures["run"])]
+    return "| " + " | ".join([*cells, str(figures["cpu_seconds"]), str(figures["peak_mb"])]) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--configs", default="")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/methods"))
+    parser.add_argument("--write", action="store_true", help=f"keep the figures in {OUT.name}")
+    args = parser.parse_args()
+    print("| config | k-NN (untrained) | linear | 10 labels | CPU s | peak MB |\n|---|---|---|---|---|---|", flush=True)
+    table = json.loads(OUT.read_text()) if args.write and OUT.is_file() else {}
+    for config in args.configs.split(",") if args.configs else all_configs():
+        workdir = pretrain(config, args.seed, args.root)
+        figures = {**score(workdir), **json.loads((workdir / "cost.json").read_text()), "seed": args.seed}
+        table[config] = figures
+        print(row(config, figures), flush=True)
+        if args.write:  # after every run, so that nothing is lost
+            OUT.write_text(json.dumps(dict(sorted(table.items())), indent=1) + "\n")
+    means = {k: np.mean([f["run"][k] for f in table.values()]) for k in ("knn", "linear", "labels_10")}
+    print(f"mean of {len(table)}: " + ", ".join(f"{k} {v:.1f}" for k, v in means.items()))
+
+
+if __name__ == "__main__":
+    main()
