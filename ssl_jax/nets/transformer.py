@@ -13,15 +13,10 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ssl_jax.nets.pointwise import gelu, remembered, softmax
 from ssl_jax.nets.precision import at_least_float32
 
 SMALL = nn.initializers.normal(0.02)  # DINO and timm cut this normal at +-2, a hundred standard deviations
-
-
-def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Exact GELU, x times the normal distribution function (Hendrycks and Gimpel, 2016), at least float32 inside."""
-    wide = x.astype(at_least_float32(x.dtype))
-    return (0.5 * wide * (1 + lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -37,7 +32,7 @@ def _forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array
 
 
 def _backward(epsilon: float, residuals: tuple, g: Array) -> tuple[Array, Array, Array]:
-    x, scale, mean, inverse = residuals
+    x, scale, mean, inverse = remembered(residuals)
     y, h = (x - mean) * inverse, g * scale[None]
     dx = inverse * (h - h.mean(-1, keepdims=True) - y * (h * y).mean(-1, keepdims=True))
     return dx, (g * y).sum(0), g.sum(0)
@@ -94,7 +89,7 @@ class Attention(nn.Module):
         qkv = Dense(3 * d, self.dtype, name="qkv")(x).reshape(b, n, 3, self.heads, d // self.heads)
         q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
         scores = jnp.einsum("bhqe,bhke->bhqk", q * (d // self.heads) ** -0.5, k)
-        weights = jax.nn.softmax(scores.astype(at_least_float32(self.dtype)))
+        weights = softmax(scores.astype(at_least_float32(self.dtype)))
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", weights)
         mixed = jnp.einsum("bhqk,bhke->bhqe", weights.astype(v.dtype), v)
