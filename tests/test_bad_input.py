@@ -69,7 +69,7 @@ CONFIG = {
     "augmentation": (["--config.augment=simclar"], "Unknown augmentation 'simclar'; there is byol"),
     "optimizer": (["--config.optimizer=adam"], "adamw"),
     "dtype": (["--config.dtype=float16"], "there is bfloat16, float32"),
-    "data": (["--config.data=digit"], "fashion_mnist, digits, folder:PATH, tfds:NAME"),
+    "data": (["--config.data=digit"], "fashion_mnist, digits, photos, folder:PATH, tfds:NAME"),
     "split": (["--config.train_split=training"], "has no split 'training'; it has train, test"),
     "normalization": (["--config.normalize=imagenet"], "--config.normalize=data"),
     "missing directory": (["--config.data=folder:/no/such/place"], "no directory /no/such/place"),

@@ -1,4 +1,4 @@
-"""Data named by one string: `fashion_mnist`, `digits`, `folder:PATH`, `tfds:NAME`."""
+"""Data named by one string: `fashion_mnist`, `digits`, `photos`, `folder:PATH`, `tfds:NAME`."""
 
 import difflib
 import os
@@ -7,12 +7,12 @@ import pathlib
 import numpy as np
 
 from ssl_jax.core import UserError
-from ssl_jax.data import digits, fashion_mnist, folder, splits, tfds
+from ssl_jax.data import digits, fashion_mnist, folder, photos, splits, tfds
 from ssl_jax.data.combine import join
 from ssl_jax.data.lazy import LazySource
 from ssl_jax.data.source import ArraySource, Source
 
-NAMES = ("fashion_mnist", "digits", "folder:PATH", "tfds:NAME")
+NAMES = ("fashion_mnist", "digits", "photos", "folder:PATH", "tfds:NAME")
 
 
 def load(
@@ -31,6 +31,8 @@ def load(
       name: one of
         `fashion_mnist`, or `fashion_mnist:DIRECTORY` with its four IDX files: 28 x 28 grey, 60,000 train, 10,000 test;
         `digits`: 8 x 8 grey, 1,260 train, 537 test, part of scikit-learn;
+        `photos`: 32 x 32 colour patches of scikit-learn's two photographs, 2,250 train, 750 test, or `photos:skimage`,
+        8,875 train, 2,800 test, of these and scikit-image's, see `ssl_jax.data.photos`;
         `folder:PATH`: any directory of images, see `ssl_jax.data.folder` and `ssl_jax.data.tree`;
         `tfds:NAME`: what tensorflow-datasets prepared as array_record, see `ssl_jax.data.tfds`.
       split: `train`, `test` or what else there is, with slices as in tensorflow-datasets: `train[:55000]`,
@@ -64,12 +66,15 @@ def _read(
         return folder.read(pathlib.Path(data_dir or "", argument), split, size, channels)
     if kind == "tfds" and argument:
         return tfds.read(argument, data_dir, split, size, channels)
-    if kind not in ("fashion_mnist", "digits") or (kind == "digits" and argument):
+    known = kind == "fashion_mnist" or name in ("digits", "photos", "photos:skimage")
+    if not known:
         raise _unknown(name)
     if split not in ("train", "test"):
         raise UserError(f"{name} has no split {split!r}; it has train, test.")
     if kind == "digits":
         return _fit(digits.read(split), size, channels)
+    if kind == "photos":
+        return _fit(photos.read(split, more=bool(argument)), size, channels)
     return _fashion_mnist(split, argument or data_dir, size, channels)
 
 

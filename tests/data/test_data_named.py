@@ -142,10 +142,10 @@ def test_size_and_channels():
         ("fashionmnist", "Did you mean fashion_mnist?"),
         ("Fashion-MNIST", "Did you mean fashion_mnist?"),
         ("digit", "Did you mean digits?"),
-        ("folders:photos", "Did you mean folder:PATH?"),
+        ("folders:pets", "Did you mean folder:PATH?"),
         ("folder", "Did you mean folder:PATH?"),
         ("tfds", "Did you mean tfds:NAME?"),
-        ("imagenet", "there is fashion_mnist, digits, folder:PATH, tfds:NAME"),
+        ("imagenet", "there is fashion_mnist, digits, photos, folder:PATH, tfds:NAME"),
     ],
 )
 def test_unknown_names(name, near):
