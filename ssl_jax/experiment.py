@@ -24,6 +24,7 @@ from ssl_jax.sharding import data_mesh
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RECIPES = (  # of ssl_jax.augment, one a line
     "byol",
+    "clean",
     "moco_v1",
     "moco_v2",
     "simclr",
@@ -137,7 +138,7 @@ def build_method(config: ConfigDict, source: data.Source, *, steps: int) -> Meth
     """The method with its encoder.
 
     Arguments called `examples`, `classes` and `steps` that the config leaves open are filled in from the data and the
-    run.
+    run, and so are `mean` and `std`, for methods that have to know what the views were normalised with.
     """
     factory = lookup({name: getattr(methods, name) for name in methods.__all__}, config.method, "method")
     arguments = {name: scheduled(value, config, source, steps=steps) for name, value in config.method_args.items()}
@@ -147,6 +148,8 @@ def build_method(config: ConfigDict, source: data.Source, *, steps: int) -> Meth
             if value is None:
                 raise UserError(f"{config.method} learns from labels, and {config.data} has none.")
             arguments[name] = value
+    if "mean" in inspect.signature(factory).parameters:
+        arguments = {**normalization(config.normalize, source), **arguments}
     return call(factory, f"method {config.method}", build_encoder(config), **arguments)
 
 

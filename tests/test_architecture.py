@@ -20,6 +20,8 @@ FLOORS = [
         "augment",
         "checks",
         "collapse",
+        "color_bins",
+        "color_space",
         "data",
         "losses",
         "memory",

@@ -17,10 +17,12 @@ SHAPES = {
     "tfds:imagenet2012": (1_281_167, 256, 256, 3),
     "fashion_mnist": (60_000, 28, 28, 1),
     "digits": (1260, 8, 8, 1),
+    "photos": (2250, 32, 32, 3),
+    "photos:skimage": (8875, 32, 32, 3),
 }
 
 
-CLASSES = {"tfds:imagenet2012": 1000, "fashion_mnist": 10, "digits": 10}
+CLASSES = {"tfds:imagenet2012": 1000, "fashion_mnist": 10, "digits": 10, "photos": 2, "photos:skimage": 8}
 
 
 def get_config(name: str, variant: str) -> ConfigDict:

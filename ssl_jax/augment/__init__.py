@@ -27,7 +27,17 @@ from ssl_jax.augment.crop import (
     random_resized_crop,
 )
 from ssl_jax.augment.erase import random_erasing
-from ssl_jax.augment.presets import byol, byol_views, moco_v1, moco_v1_view, moco_v2, moco_v2_view, simclr, simclr_view
+from ssl_jax.augment.presets import (
+    byol,
+    byol_views,
+    clean,
+    moco_v1,
+    moco_v1_view,
+    moco_v2,
+    moco_v2_view,
+    simclr,
+    simclr_view,
+)
 from ssl_jax.augment.recipe import two_views, views
 from ssl_jax.augment.resize import crop_and_resize
 from ssl_jax.augment.view import View
@@ -40,6 +50,7 @@ __all__ = [
     "adjust_saturation",
     "byol",
     "byol_views",
+    "clean",
     "color_jitter",
     "crop_and_resize",
     "crop_box",

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
-from ssl_jax.augment.recipe import MakeViews, Stats, two_views
+from ssl_jax.augment.recipe import MakeViews, Stats, two_views, views
 from ssl_jax.augment.view import View
 from ssl_jax.core import UserError
 
@@ -114,3 +114,21 @@ def byol(
     """Return BYOL's two views; arguments as for `simclr`, overrides apply to both."""
     first, second = (_with(view, overrides) for view in byol_views())
     return two_views(first, second, size=size, mean=mean, std=std, dtype=dtype)
+
+
+def clean(
+    size: int,
+    *,
+    crop_scale: tuple[float, float] | None = None,
+    flip: float = 0.0,
+    mean: Stats = None,
+    std: Stats = None,
+    dtype: DTypeLike = jnp.float32,
+    **overrides: Any,
+) -> MakeViews:
+    """Return one view, `[b 1 size size c]`: the whole image unless `crop_scale` or `flip` are given.
+
+    Other arguments as for `simclr`.
+    """
+    view = _with(View(crop_scale=crop_scale, flip=flip), overrides)
+    return views([view], size=size, mean=mean, std=std, dtype=dtype)

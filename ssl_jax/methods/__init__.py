@@ -1,7 +1,13 @@
 """Methods: one file each, a factory that takes an encoder and keyword arguments and returns a `core.Method`."""
 
 from ssl_jax.methods.byol import byol
+from ssl_jax.methods.colorization import colorization
 from ssl_jax.methods.moco import moco
 from ssl_jax.methods.simclr import simclr
 
-__all__ = ["byol", "moco", "simclr"]
+__all__ = [
+    "byol",
+    "colorization",
+    "moco",
+    "simclr",
+]
