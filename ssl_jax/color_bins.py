@@ -9,8 +9,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
 from jax import lax
+from jaxtyping import Array, Float, Int
 
 from ssl_jax.color_space import TO_XYZ, WHITE
 from ssl_jax.losses import at_least_float32
@@ -44,7 +44,9 @@ def _distances(ab: Float[Array, "... 2"], centres: np.ndarray) -> tuple[Float[Ar
 
     Grey pixels lie as far from one bin as from others; without the small push, rounding would choose between these.
     """
-    a, b = (ab[..., i, None] - jnp.asarray(centres[:, i], ab.dtype).reshape((1,) * (ab.ndim - 1) + (-1,)) for i in (0, 1))
+    a, b = (
+        ab[..., i, None] - jnp.asarray(centres[:, i], ab.dtype).reshape((1,) * (ab.ndim - 1) + (-1,)) for i in (0, 1)
+    )
     distance = a * a + b * b
     push = jnp.arange(len(centres), dtype=ab.dtype) * 1e-4
     return distance, distance + push.reshape((1,) * (ab.ndim - 1) + (-1,))

@@ -34,7 +34,7 @@ def srgb_to_lab(image: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
 
 
 def lab_to_srgb(lab: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
-    """sRGB in 0..1 of Lab, in at least float32; colours that sRGB does not have are clipped channel by channel."""
+    """Return sRGB in 0..1 of Lab, in at least float32; colours out of its gamut are clipped channel by channel."""
     lab = at_least_float32(lab)
     fy = (lab[..., 0] + 16.0) / 116.0
     f = jnp.stack((fy + lab[..., 1] / 500.0, fy, fy - lab[..., 2] / 200.0), axis=-1)

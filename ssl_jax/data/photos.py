@@ -39,7 +39,7 @@ def read(split: str, more: bool = False) -> ArraySource:
 
 
 def patches(photo: UInt8[np.ndarray, "h w 3"], split: str) -> UInt8[np.ndarray, "n 32 32 3"]:
-    """Cut the squares of one split into patches, 25 from each; what is left of the photograph at its end is not used."""
+    """Cut the squares of one split into patches, 25 from each; what is left at the photograph's end is not used."""
     rows, columns = photo.shape[0] // SQUARE, photo.shape[1] // SQUARE
     offsets = range(0, SQUARE - PATCH + 1, STRIDE)
     corners = [

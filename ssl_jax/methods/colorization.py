@@ -6,8 +6,6 @@ quantised colours. Rare colours count more, or the answer would be a desaturated
 https://arxiv.org/abs/1603.08511
 """
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -122,9 +120,7 @@ def colorization(
         pooled, maps, encoder_state = functional.encode(
             encoder, params["encoder"], state["encoder"], lightness(rgb), train=train, rng=rng
         )
-        made, head_state = functional.apply(
-            head_for(rgb), params["head"], state["head"], chosen(maps), train=train
-        )
+        made, head_state = functional.apply(head_for(rgb), params["head"], state["head"], chosen(maps), train=train)
         return made, pooled, {"encoder": encoder_state, "head": head_state}
 
     def decode(made):

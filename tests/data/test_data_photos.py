@@ -91,5 +91,5 @@ def test_without_scikit_image(monkeypatch):
 
 @pytest.mark.parametrize("name", ["photos:more", "photo", "photos:"])
 def test_unknown_names(name):
-    with pytest.raises(UserError, match="there is no data .* Did you mean photos"):
+    with pytest.raises(UserError, match=r"there is no data .* Did you mean photos"):
         data.load(name)
