@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.augment_args = ConfigDict({"crop_scale": (0.25, 1.0), "flip": 0.5})
     c.normalize = "none"  # colours as they are
     c.batch_size = 40
-    c.steps = 450_000
+    c.epochs = 14.05  # 450,000 steps
     c.optimizer = "adamw"
     # The authors' decay is added to Adam's gradient; adamw's acts beside it.
     c.optimizer_args = ConfigDict({"weight_decay": 1e-3, "b1": 0.9, "b2": 0.99})
@@ -45,5 +45,5 @@ def get_config(arg: str = "") -> ConfigDict:
         c.normalize = "none"
         c.schedule = "cosine"
         c.augment_args = ConfigDict({"crop_scale": (0.4, 1.0), "flip": 0.5})
-        c.method_args = ConfigDict({"hidden": 16, "prior_momentum": 0.9})
+        c.method_args = ConfigDict({"hidden": 64, "prior_momentum": 0.9})
     return c
