@@ -66,4 +66,6 @@ def test_variant_fits_together(name, variant, monkeypatch):
     assert loss.shape == ()
     assert len(pooled) == b
     if config.encoder == "resnet50":
-        assert sum(x.size for x in jax.tree.leaves(params["encoder"])) == 23_508_032
+        sizes = [x.shape for x in jax.tree.leaves(params["encoder"])]
+        [channels] = [shape[2] for shape in sizes if shape[:2] == (7, 7)]  # that the method shows it
+        assert sum(map(np.prod, sizes)) == 23_508_032 - 7 * 7 * (3 - channels) * 64
