@@ -142,9 +142,9 @@ def test_views_that_were_normalised_behind_its_back_are_told():
 
 def test_warns_of_grey_predictions():
     warn = methods.colorization(Tiny()).warn
-    logged = {"step": 300, "chroma": 1.0, "true_chroma": 20.0}
+    logged = {"step": 300.0, "chroma": 1.0, "true_chroma": 20.0}
     assert "nearly grey" in warn(logged)
-    assert warn({**logged, "step": 100}) is None
+    assert warn({**logged, "step": 100.0}) is None
     assert warn({**logged, "chroma": 10.0}) is None
 
 
