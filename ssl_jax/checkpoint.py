@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decision_policy
 
@@ -83,6 +84,31 @@ class Checkpoints:
                 "remove it to go on from the one before."
             ) from error
         return {name: restored[name] for name in like}, restored["position"]
+
+    def restore_part(self, step: int, name: str, like: PyTree) -> PyTree:
+        """Restore some branches of a named tree, as host arrays shaped as the abstract trees `like`.
+
+        Raises:
+          UserError: there is no such checkpoint, or what it holds is not like that.
+        """
+        if step not in self.steps():
+            raise UserError(f"There is no checkpoint of step {step}; there are {self.steps() or 'none'}.")
+        path = self._manager.directory / str(step) / name
+        place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like)
+        args = ocp.args.PyTreeRestore(
+            item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
+        )
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                found = reader.restore(path, args=args)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = next(iter(str(error).splitlines()), "")[:200]
+            raise UserError(f"The checkpoint {path} can't be read as that network: {reason}") from error
+        for where, x in jax.tree.leaves_with_path(found):
+            if not isinstance(x, jax.Array):
+                raise UserError(f"The checkpoint {path} has no {jax.tree_util.keystr(where)}.")
+        return jax.tree.map(np.asarray, found)
 
     def wait(self) -> None:
         """Wait for the saves under way; raises `OSError` if one failed."""

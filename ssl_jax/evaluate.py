@@ -40,7 +40,7 @@ def load_run(directory: str | pathlib.Path, *, step: int | None = None) -> tuple
     from ssl_jax.checkpoint import Checkpoints  # orbax is heavy
 
     directory = pathlib.Path(directory)
-    experiment = build(config_of(workdir.read_run(directory)))
+    experiment = build(config_of(workdir.read_run(directory)), directory=directory)
     none = UserError(f"There is no checkpoint in {directory / 'checkpoints'}: none is saved yet, or they are gone.")
     if not (directory / "checkpoints").is_dir():
         raise none

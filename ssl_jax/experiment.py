@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ssl_jax import augment, data, methods, nets, optim, schedules
+from ssl_jax import augment, data, methods, nets, optim, schedules, teachers
 from ssl_jax.checks import check_positive
 from ssl_jax.core import Method, TrainState, UserError
 from ssl_jax.evaluation import embed
@@ -29,8 +30,6 @@ RECIPES = (  # of ssl_jax.augment, one a line
     "moco_v2",
     "simclr",
 )
-# Fields that don't change what is trained, so that a run may go on with other values.
-ONLOOKERS = ("log_every", "checkpoint_every", "keep_checkpoints", "probe", "knn_every", "knn_bank", "knn_queries")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +46,7 @@ class Experiment:
       prepare: `uint8 [b h w c] -> float`, for evaluation.
       steps: length of the run.
       mesh: devices.
+      teacher: a frozen network that the method learns from, if the config has one.
     """
 
     config: ConfigDict
@@ -58,6 +58,7 @@ class Experiment:
     prepare: Callable
     steps: int
     mesh: Mesh
+    teacher: teachers.Teacher | None = None
 
     def embed(
         self, state: TrainState, source: data.Source, *, encoder: str = "student", layer: str | None = None
@@ -125,17 +126,23 @@ def normalization(kind: str, source: data.Source) -> dict[str, Any]:
     return {"mean": mean, "std": std}
 
 
-def build_encoder(config: ConfigDict) -> nn.Module:
-    """The encoder, with the config's dtype."""
+def encoder_dtype(config: ConfigDict) -> Any:
+    """What encoders compute in."""
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     if jnp.result_type(float) == jnp.float64:
         dtypes["float64"] = jnp.float64
-    dtype = lookup(dtypes, config.dtype, "value of config.dtype")
-    return nets.create(config.encoder, **config.encoder_args, dtype=dtype)
+    return lookup(dtypes, config.dtype, "value of config.dtype")
 
 
-def build_method(config: ConfigDict, source: data.Source, *, steps: int) -> Method:
-    """The method with its encoder.
+def build_encoder(config: ConfigDict) -> nn.Module:
+    """The encoder, with the config's dtype."""
+    return nets.create(config.encoder, **config.encoder_args, dtype=encoder_dtype(config))
+
+
+def build_method(
+    config: ConfigDict, source: data.Source, *, steps: int, teacher: teachers.Teacher | None = None
+) -> Method:
+    """The method with its encoder, and its teacher where it has one.
 
     Arguments called `examples`, `classes` and `steps` that the config leaves open are filled in from the data and the
     run, and so are `mean` and `std`, for methods that have to know what the views were normalised with.
@@ -150,6 +157,8 @@ def build_method(config: ConfigDict, source: data.Source, *, steps: int) -> Meth
             arguments[name] = value
     if "mean" in inspect.signature(factory).parameters:
         arguments = {**normalization(config.normalize, source), **arguments}
+    if teacher is not None:
+        arguments |= teacher.arguments(encoder_dtype(config))
     return call(factory, f"method {config.method}", build_encoder(config), **arguments)
 
 
@@ -227,8 +236,13 @@ def count_steps(config: ConfigDict, examples: int) -> int:
     return int(steps)
 
 
-def build(config: ConfigDict, *, devices: list[jax.Device] | None = None) -> Experiment:
-    """Build every part of a run, checking what can be checked before the first compilation."""
+def build(
+    config: ConfigDict, *, devices: list[jax.Device] | None = None, directory: str | pathlib.Path | None = None
+) -> Experiment:
+    """Build every part of a run, checking what can be checked before the first compilation.
+
+    `directory` is the run's, if it has one: a teacher that was kept there need not be where it came from any more.
+    """
     mesh = data_mesh(devices)
     positive = ("batch_size", "rounds", "log_every", "checkpoint_every", "keep_checkpoints", "knn_bank", "knn_queries")
     check_positive(**{name: config[name] for name in positive})
@@ -236,7 +250,7 @@ def build(config: ConfigDict, *, devices: list[jax.Device] | None = None) -> Exp
     if config.batch_size > len(source):
         raise UserError(f"The batch size {config.batch_size} is larger than the data ({len(source)} images).")
     steps = count_steps(config, len(source))
-    height, width, _ = image_shape(source)
+    height, width, channels = image_shape(source)
     size = config.view_size or min(height, width)
     if size > min(height, width):
         raise UserError(
@@ -247,14 +261,20 @@ def build(config: ConfigDict, *, devices: list[jax.Device] | None = None) -> Exp
     recipe = lookup({name: getattr(augment, name) for name in RECIPES}, config.augment, "augmentation")
     round_steps = -(-steps // config.rounds)
     rate = build_rate(config, source, steps=round_steps)
+    prepare = functools.partial(augment.prepare, size=size, **normalize)
+    teacher = None
+    if "teacher" in config:
+        view = teachers.View(source=source, shape=(size, size, channels), prepare=prepare)
+        teacher = teachers.load(config, view, directory=directory)
     return Experiment(
         config=config,
         source=source,
-        method=build_method(config, source, steps=steps),
+        method=build_method(config, source, steps=steps, teacher=teacher),
         rate=rate,
         tx=build_optimizer(config, source, rate, steps=round_steps),
         views=call(recipe, f"augmentation {config.augment}", size, **normalize, **config.augment_args),
-        prepare=functools.partial(augment.prepare, size=size, **normalize),
+        prepare=prepare,
         steps=steps,
         mesh=mesh,
+        teacher=teacher,
     )

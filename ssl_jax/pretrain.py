@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import collapse, data, monitors, workdir
+from ssl_jax import collapse, data, monitors, teachers, workdir
 from ssl_jax.core import Metrics, TrainState, UserError
 from ssl_jax.evaluation import knn_accuracy
 from ssl_jax.experiment import Experiment, build
@@ -119,7 +119,7 @@ def pretrain(
 
     directory = pathlib.Path(directory)
     check_divisible(config.batch_size, data_mesh())
-    experiment = build(config)
+    experiment = build(config, directory=directory)
     source = experiment.source
     record = workdir.describe_run(
         config, command=command or [], source_name=repr(source), fingerprint=source.fingerprint
@@ -127,6 +127,8 @@ def pretrain(
     known = workdir.open_workdir(directory, record)
     if known:
         check_checkpoints_left(directory)
+    if experiment.teacher is not None:
+        teachers.keep(experiment.teacher, directory)
     checkpoints = Checkpoints(directory / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints)
     watch = Watch(experiment)
     parts = {"tx": experiment.tx, "views": experiment.views, "seed": config.seed, "mesh": experiment.mesh}

@@ -14,9 +14,10 @@ import jax
 from ml_collections import ConfigDict
 
 from ssl_jax.core import UserError
-from ssl_jax.experiment import ONLOOKERS
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# Fields of a config that don't change what is trained, so that a run may go on with other values.
+ONLOOKERS = ("log_every", "checkpoint_every", "keep_checkpoints", "probe", "knn_every", "knn_bank", "knn_queries")
 
 
 def plain(value: Any) -> Any:

@@ -33,11 +33,11 @@ FLOORS = [
         "sharding",
     },
     {"methods"},
-    {"catalogue", "checkpoint", "evaluation", "train_step", "training"},
-    {"cli", "evaluate", "experiment", "gallery", "pretrain", "progress", "workdir"},
+    {"catalogue", "checkpoint", "evaluation", "interop", "train_step", "training"},
+    {"cli", "evaluate", "experiment", "gallery", "pretrain", "progress", "teachers", "workdir"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-HEAVY = ("tensorflow_datasets", "tensorboardX", "matplotlib", "sklearn", "orbax", "torch", "tensorflow")
+HEAVY = ("tensorflow_datasets", "tensorboardX", "matplotlib", "sklearn", "orbax", "torch", "tensorflow", "safetensors")
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "configs" not in path.parts)
 
 
@@ -93,7 +93,7 @@ def test_methods_know_no_other_method_no_data_and_no_config():
 
 def test_configs_become_keyword_arguments_at_the_top():
     users = {room_of(path) for path in FILES if "ml_collections" in path.read_text()}
-    assert users <= {"cli", "experiment", "workdir", "pretrain", "evaluate"}
+    assert users <= {"cli", "experiment", "workdir", "pretrain", "evaluate", "teachers"}
 
 
 def test_only_one_file_knows_orbax():

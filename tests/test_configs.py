@@ -4,13 +4,15 @@ import importlib
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import recipes
 from ml_collections import ConfigDict
 
-from ssl_jax import experiment
+from ssl_jax import experiment, nets, teachers
 from ssl_jax.data import from_arrays
+from ssl_jax.nets import functional
 from ssl_jax.train_step import with_views
 
 SHAPES = {
@@ -40,6 +42,20 @@ def variants() -> list[tuple[str, str]]:
     return found
 
 
+def stand_in(config: ConfigDict, view: teachers.View, *, directory=None) -> teachers.Teacher:
+    """A teacher of the architecture that the config names, or of the student's, in the place of trained weights."""
+    named = config.teacher if config.teacher.encoder else config
+    module = nets.create(named.encoder, **named.encoder_args)
+    image = jnp.zeros((2, *view.shape))
+    shapes = jax.eval_shape(lambda: functional.init_encoder(module, jax.random.key(0), image))
+    params, state, pooled, _ = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    classes = len(view.source.classes)
+    head = {"kernel": np.zeros((pooled.shape[-1], classes), np.float32), "bias": np.zeros(classes, np.float32)}
+    variables = {"params": params, "model_state": state}
+    arguments = dict(named.encoder_args)
+    return teachers.Teacher(asked={}, encoder=named.encoder, encoder_args=arguments, variables=variables, head=head)
+
+
 @pytest.mark.parametrize(("name", "variant"), variants())
 def test_variant_fits_together(name, variant, monkeypatch):
     config = get_config(name, variant)
@@ -49,6 +65,7 @@ def test_variant_fits_together(name, variant, monkeypatch):
     images = np.broadcast_to(np.uint8(7), (n, *shape))  # takes one byte
     labels = np.arange(n) % CLASSES[config.data]
     monkeypatch.setattr(experiment, "load_data", lambda config, split: from_arrays(images, labels))
+    monkeypatch.setattr(teachers, "load", stand_in)
     parts = experiment.build(config)
     assert parts.steps >= 10
 

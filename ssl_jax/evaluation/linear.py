@@ -18,14 +18,19 @@ PENALTIES = (0.0, 1e-3)
 BATCH_SIZE = 1024
 
 
-def standardize(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """Shift and scale every feature by the training mean and deviation (constant features become 0), in float32."""
-    mean = train.mean(axis=0, dtype=np.float64)  # in float32, a constant column would not come out constant
-    chunks = np.array_split(train, len(train) // 1024 + 1)
-    std = np.sqrt(sum(((x - mean) ** 2).sum(axis=0) for x in chunks) / len(train))
+def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and scale (1 / deviation, 0 for constant features) of every feature, float32 `[d]`."""
+    mean = features.mean(axis=0, dtype=np.float64)  # in float32, a constant column would not come out constant
+    chunks = np.array_split(features, len(features) // 1024 + 1)
+    std = np.sqrt(sum(((x - mean) ** 2).sum(axis=0) for x in chunks) / len(features))
     floor = max(1e-6 * float(std.max()), 1e-30)
     scale = np.where(std > floor, 1.0 / np.maximum(std, floor), 0.0).astype(np.float32)
-    mean = mean.astype(np.float32)
+    return mean.astype(np.float32), scale
+
+
+def standardize(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Shift and scale every feature by the training mean and deviation (constant features become 0), in float32."""
+    mean, scale = moments(train)
     return [((x - mean) * scale).astype(np.float32) for x in (train, *others)]
 
 
@@ -181,6 +186,44 @@ def linear_probe(
     return {"accuracy": accuracy, "rate": rate, "penalty": penalty, "held_out_accuracy": float(held_out_accuracy[best])}
 
 
+def draw_labels(labels: Int[np.ndarray, " n"], *, per_class: int, seed: int = 0, trial: int = 0) -> np.ndarray:
+    """Rows of `per_class` random examples of each class; a function of (seed, per_class, trial) and the labels.
+
+    Raises:
+      UserError: a class has fewer examples.
+    """
+    check_positive(per_class=per_class)
+    counts = np.bincount(labels)
+    if counts.min() < per_class:
+        short = int(counts.argmin())
+        raise UserError(f"Class {short} has {counts[short]} training examples, fewer than the {per_class} asked for.")
+    rng = np.random.default_rng((seed, per_class, trial))
+    rows = [rng.choice(np.flatnonzero(labels == c), per_class, replace=False) for c in range(len(counts))]
+    return np.concatenate(rows)
+
+
+def few_label_head(
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    unlabelled: Float[np.ndarray, "m d"],
+    *,
+    rate: float = 0.1,
+    penalty: float = 0.1,
+    steps: int = 100,
+) -> dict[str, Float[np.ndarray, "..."]]:
+    """A linear classifier from few labels, `{"kernel": [d c], "bias": [c]}` for features as they are.
+
+    It is the one that `few_labels` scores; `unlabelled` features are what they are standardised by.
+    """
+    check_features(features, unlabelled)
+    mean, scale = moments(unlabelled)
+    classes = int(labels.max()) + 1
+    x = ((features - mean) * scale).astype(np.float32)
+    params, _ = fit_linear(x, labels, [(rate, penalty)], classes=classes, epochs=steps, batch_size=len(x))
+    kernel = np.asarray(params["weight"][0]) * scale[:, None]
+    return {"kernel": kernel, "bias": np.asarray(params["bias"][0]) - mean @ kernel}
+
+
 def few_labels(
     train: Float[np.ndarray, "n d"],
     labels: Int[np.ndarray, " n"],
@@ -205,19 +248,12 @@ def few_labels(
     """
     check_positive(per_class=per_class, trials=trials)
     check_features(train, test)
-    counts = np.bincount(labels)
-    if counts.min() < per_class:
-        short = int(counts.argmin())
-        raise UserError(f"Class {short} has {counts[short]} training examples, fewer than the {per_class} asked for.")
+    drawn = [draw_labels(labels, per_class=per_class, seed=seed, trial=trial) for trial in range(trials)]
     train, test = standardize(train, test)
-    stacked = []
-    for trial in range(trials):
-        rng = np.random.default_rng((seed, per_class, trial))
-        index = np.concatenate(
-            [rng.choice(np.flatnonzero(labels == c), per_class, replace=False) for c in range(len(counts))]
-        )
+    stacked, classes = [], int(labels.max()) + 1
+    for index in drawn:
         params, _ = fit_linear(
-            train[index], labels[index], [(rate, penalty)], classes=len(counts), epochs=steps, batch_size=len(index)
+            train[index], labels[index], [(rate, penalty)], classes=classes, epochs=steps, batch_size=len(index)
         )
         stacked.append(params)
     params = jax.tree.map(lambda *rows: jnp.concatenate(rows), *stacked)

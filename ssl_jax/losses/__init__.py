@@ -4,6 +4,7 @@ from ssl_jax.losses.infonce import infonce, infonce_logits
 from ssl_jax.losses.normalize import at_least_float32, l2_normalize
 from ssl_jax.losses.ntxent import ntxent
 from ssl_jax.losses.regression import cosine, negative_cosine, normalized_mse
+from ssl_jax.losses.soft_labels import soft_labels
 
 __all__ = [
     "at_least_float32",
@@ -14,4 +15,5 @@ __all__ = [
     "negative_cosine",
     "normalized_mse",
     "ntxent",
+    "soft_labels",
 ]

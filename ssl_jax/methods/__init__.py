@@ -2,12 +2,14 @@
 
 from ssl_jax.methods.byol import byol
 from ssl_jax.methods.colorization import colorization
+from ssl_jax.methods.distillation import distillation
 from ssl_jax.methods.moco import moco
 from ssl_jax.methods.simclr import simclr
 
 __all__ = [
     "byol",
     "colorization",
+    "distillation",
     "moco",
     "simclr",
 ]

@@ -3,58 +3,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax import nets
+from ssl_jax import interop, nets
 from ssl_jax.core import UserError
 
-TORCHVISION = {"conv1": "stem_conv", "bn1": "stem_norm"}
 
-
-def torchvision_variables(state):
-    """Arrays under torchvision's names -> the module's variables."""
-    variables = {"params": {}, "batch_stats": {}}
-    for name, value in state.items():
-        *path, leaf = name.split(".")
-        if path[0] == "fc" or leaf == "num_batches_tracked":
-            continue
-        if path[0].startswith("layer"):
-            stage, block, layer = path[0][-1], int(path[1]) + 1, path[2]
-            layer = layer.replace("bn", "norm")
-            layer = {"0": "shortcut_conv", "1": "shortcut_norm"}[path[3]] if layer == "downsample" else layer
-            path = [f"stage{stage}_block{block}", layer]
-        else:
-            path = [TORCHVISION[path[0]]]
-        _put(variables, path, leaf, value)
-    return variables
-
-
-def hf_variables(state):
-    """Arrays under transformers' names -> the module's variables."""
-    variables = {"params": {}, "batch_stats": {}}
-    for name, value in state.items():
-        *path, kind, leaf = name.split(".")
-        if leaf == "num_batches_tracked":
-            continue
-        kind = {"convolution": "conv", "normalization": "norm"}[kind]
-        if path[0] == "embedder":
-            path = [f"stem_{kind}"]
-        else:
-            layer = f"shortcut_{kind}" if path[-1] == "shortcut" else f"{kind}{int(path[-1]) + 1}"
-            path = [f"stage{int(path[2]) + 1}_block{int(path[4]) + 1}", layer]
-        _put(variables, path, leaf, value)
-    return variables
-
-
-def _put(variables, path, leaf, value):
-    names = {"weight": "kernel" if value.ndim == 4 else "scale", "bias": "bias", "running_mean": "mean"}
-    collection = "batch_stats" if leaf.startswith("running") else "params"
-    node = variables[collection]
-    for part in path:
-        node = node.setdefault(part, {})
-    node[names.get(leaf, "var")] = jnp.asarray(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
-
-
-def state_of(arrays):
-    return {name.removeprefix("state/"): a for name, a in arrays.items() if name.startswith("state/")}
+def variables_of(arrays, model, folder):
+    """The fixture's weights, read as a user would."""
+    np.savez(
+        folder / "weights.npz", **{n.removeprefix("state/"): a for n, a in arrays.items() if n.startswith("state/")}
+    )
+    params, state = interop.load_encoder(folder / "weights.npz", model, (64, 64, 3))
+    return jax.tree.map(jnp.asarray, {"params": params, **state})
 
 
 def nhwc(array):
@@ -66,10 +25,10 @@ def assert_near(actual, expected, tolerance):
 
 
 @pytest.fixture(scope="module")
-def narrow(fixture):
+def narrow(fixture, tmp_path_factory):
     """The fixture's ResNet-18: stages 16 times narrower than the stem."""
-    arrays = fixture("w_resnet18")
-    return nets.ResNet(18, base_width=4, stem_width=64), torchvision_variables(state_of(arrays)), arrays
+    arrays, model = fixture("w_resnet18"), nets.ResNet(18, base_width=4, stem_width=64)
+    return model, variables_of(arrays, model, tmp_path_factory.mktemp("torchvision")), arrays
 
 
 def test_maps_and_features_equal_torchvision(narrow):
@@ -102,10 +61,10 @@ def test_training_pass_and_running_statistics_equal_torchvision(narrow):
         assert_near(unbiased, arrays[f"train/after/{theirs}.running_var"], 2e-5)
 
 
-def test_bottlenecks_equal_transformers(fixture):
+def test_bottlenecks_equal_transformers(fixture, tmp_path):
     arrays = fixture("w_hf_resnet")
     model = nets.ResNet(50, stem_width=8, stage_widths=(4, 6, 8, 12), blocks=(1, 2, 1, 1))
-    variables = hf_variables(state_of(arrays))
+    variables = variables_of(arrays, model, tmp_path)
     pooled, maps = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, nhwc(arrays["input"]))
     assert_near(maps["stage4"], arrays["last_hidden_state"].transpose(0, 2, 3, 1), 2e-5)
     assert_near(pooled, arrays["pooler_output"].reshape(2, -1), 2e-5)

@@ -4,35 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax import nets
+from ssl_jax import interop, nets
 from ssl_jax.core import UserError
 from ssl_jax.nets import positions, transformer
-
-
-def dino_params(state):
-    """Arrays under DINO's and timm's names -> the module's parameters."""
-    kernel, table = state.pop("patch_embed.proj.weight"), state.pop("pos_embed")[0]
-    side = int((len(table) - 1) ** 0.5)
-    params = {
-        "patch_kernel": kernel.transpose(2, 3, 1, 0),
-        "patch_bias": state.pop("patch_embed.proj.bias"),
-        "cls": state.pop("cls_token")[0, 0],
-        "pos_cls": table[0],
-        "pos_grid": table[1:].reshape(side, side, -1),
-    }
-    layers = {"attn.qkv": ["attention", "qkv"], "attn.proj": ["attention", "out"]}
-    layers |= {"mlp.fc1": ["mlp_in"], "mlp.fc2": ["mlp_out"]}
-    for name, value in state.items():
-        *path, leaf = name.split(".")
-        if path[0] == "blocks":
-            layer = ".".join(path[2:])
-            path = [f"block{int(path[1]) + 1}", *layers.get(layer, [layer])]
-        node = params
-        for part in path:
-            node = node.setdefault(part, {})
-        names = {"weight": "scale" if value.ndim == 1 else "kernel"}
-        node[names.get(leaf, leaf)] = value.T
-    return jax.tree.map(jnp.asarray, params)
 
 
 def assert_near(actual, expected, tolerance=1e-5):
@@ -40,11 +14,11 @@ def assert_near(actual, expected, tolerance=1e-5):
 
 
 @pytest.fixture(scope="module")
-def dino(fixture):
-    arrays = fixture("w_vit")
-    state = {name.removeprefix("state/"): a for name, a in arrays.items() if name.startswith("state/")}
-    model = nets.ViT(patch=8, dim=32, depth=2, heads=4)
-    variables = {"params": dino_params(state)}
+def dino(fixture, tmp_path_factory):
+    arrays, model = fixture("w_vit"), nets.ViT(patch=8, dim=32, depth=2, heads=4)
+    path = tmp_path_factory.mktemp("dino") / "weights.npz"
+    np.savez(path, **{n.removeprefix("state/"): a for n, a in arrays.items() if n.startswith("state/")})
+    variables = {"params": jax.tree.map(jnp.asarray, interop.load_encoder(path, model, (32, 32, 3))[0])}
     encode = jax.jit(lambda x: model.apply(variables, x.transpose(0, 2, 3, 1), train=False))
     return model, variables, arrays, encode
 

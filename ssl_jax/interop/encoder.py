@@ -1,0 +1,177 @@
+"""An encoder's variables from and to files of weights, with every shape checked."""
+
+import math
+import os
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from ssl_jax import nets
+from ssl_jax.core import PyTree, UserError
+from ssl_jax.interop import files
+from ssl_jax.interop.files import Arrays
+from ssl_jax.interop.layouts import LAYOUTS, Layout, Path, timm_join
+from ssl_jax.nets import functional
+
+SHOWN = 3  # mismatches that a message names
+
+
+def load_encoder(
+    path: str | os.PathLike[str], module: nn.Module, image_shape: tuple[int, int, int], *, prefix: str | None = None
+) -> tuple[PyTree, PyTree]:
+    """Read an encoder's variables, under any of `LAYOUTS`; returns `(params, model_state)`, float32 numpy arrays.
+
+    Args:
+      path: `.safetensors` or `.npz`.
+      module: the encoder, with the fields that the weights were trained with.
+      image_shape: height, width and channels that it will see. A ViT's positions may be of another number of patches:
+        they are interpolated when the module runs.
+      prefix: what their names begin with, for example "module.encoder_q."; found by itself where there is only one.
+
+    DINOv2's layer scales are folded into the layers before them. Classifiers are left alone, see `load_head`.
+
+    Raises:
+      UserError: the file can't be read, its layout is unknown or of another kind of encoder, or shapes differ.
+    """
+    layout, arrays, _ = _recognise(path, prefix)
+    if not isinstance(module, layout.module):
+        raise UserError(f"{path} holds {layout.title}, but the encoder is a {type(module).__name__}.")
+    arrays = layout.canonical(arrays)
+    found, wrong = {}, []
+    for place, like in _shapes(module, image_shape).items():
+        name = layout.name(place)
+        value = arrays.pop(name, None)
+        if value is None:
+            wrong.append(f"{name} is missing")
+            continue
+        value = _to_ours(value, place, like.shape, own=layout is LAYOUTS["ssl_jax"])
+        free = value.ndim - 1 if place[-1] == "pos_grid" else 0  # positions are interpolated
+        if value.ndim != len(like.shape) or value.shape[free:] != like.shape[free:]:
+            wrong.append(f"{name} gives {list(value.shape)}, where the encoder has {list(like.shape)}")
+        found[place] = value
+    wrong += [f"{name} has no place in the encoder" for name in arrays if _belongs(name)]
+    if wrong:
+        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise UserError(
+            f"The weights in {path} are of another shape than the encoder: {'; '.join(wrong[:SHOWN])}{more}. "
+            "Build the encoder as it was trained."
+        )
+    tree = traverse_util.unflatten_dict(found)
+    return tree.pop("params"), tree
+
+
+def load_head(path: str | os.PathLike[str], *, prefix: str | None = None) -> dict[str, np.ndarray] | None:
+    """Read the linear classifier on top of an encoder: `{"kernel": [d c], "bias": [c]}`, or None if there is none."""
+    layout, arrays, rest = _recognise(path, prefix)
+    if layout is LAYOUTS["ssl_jax"]:
+        found = {name: arrays[f"head/{name}"] for name in ("kernel", "bias") if f"head/{name}" in arrays}
+        return found or None
+    both = rest | arrays  # Hugging Face's classifier stands beside the prefix and not behind it
+    weight = both.get(f"{layout.head}.weight")
+    if weight is None or weight.ndim != 2:
+        return None
+    return {"kernel": weight.T.copy(), "bias": both.get(f"{layout.head}.bias", np.zeros(len(weight), np.float32))}
+
+
+def save_encoder(
+    path: str | os.PathLike[str],
+    module: nn.Module,
+    params: PyTree,
+    model_state: PyTree,
+    *,
+    head: dict[str, Any] | None = None,
+    own: bool = False,
+) -> str:
+    """Write an encoder for others to read; returns the title of the layout.
+
+    A `ResNet` gets torchvision's names and a `ViT` with learned positions timm's; anything else keeps its own.
+
+    Args:
+      path: `.safetensors` or `.npz`.
+      module: the encoder.
+      params: its parameters.
+      model_state: its batch statistics.
+      head: a linear classifier to go with it, `{"kernel": [d c], "bias": [c]}`.
+      own: keep the module's own names in any case.
+
+    Raises:
+      UserError: the file can't be written, or is of another kind.
+    """
+    variables = traverse_util.flatten_dict({"params": params, **model_state})
+    layout = LAYOUTS["ssl_jax"]
+    if isinstance(module, nets.ResNet) and not own:
+        layout = LAYOUTS["torchvision"]
+    elif isinstance(module, nets.ViT) and module.pos == "learned" and not own:
+        layout = LAYOUTS["timm"]
+    own = layout is LAYOUTS["ssl_jax"]
+    arrays = {layout.name(place): _to_theirs(np.asarray(x), place, own=own) for place, x in variables.items()}
+    if layout is LAYOUTS["timm"]:
+        arrays = timm_join(arrays)
+    if head is not None:
+        kernel, bias = np.asarray(head["kernel"]), np.asarray(head["bias"])
+        arrays |= {"head/kernel": kernel, "head/bias": bias} if own else {}
+        arrays |= {} if own else {f"{layout.head}.weight": kernel.T, f"{layout.head}.bias": bias}
+    files.write(path, arrays)
+    return layout.title
+
+
+def _recognise(path: str | os.PathLike[str], prefix: str | None) -> tuple[Layout, Arrays, Arrays]:
+    """The layout of a file, its arrays with the prefix taken off, and those that have no such prefix."""
+    arrays = files.read(path)
+    if any(name.startswith("params/") for name in arrays):
+        return LAYOUTS["ssl_jax"], arrays, {}
+    for layout in LAYOUTS.values():
+        ends = [name.removesuffix(layout.anchor) for name in arrays if name.endswith(layout.anchor)]
+        prefixes = [p for p in ends if (not p or p.endswith(".")) and prefix in (None, p)]
+        if len(prefixes) > 1:
+            raise UserError(f"{path} holds several encoders; choose one by its prefix: {', '.join(sorted(prefixes))}.")
+        if prefixes:
+            own = {n.removeprefix(prefixes[0]): x for n, x in arrays.items() if n.startswith(prefixes[0])}
+            return layout, own, {n: x for n, x in arrays.items() if not n.startswith(prefixes[0])}
+    known = ", ".join(f"{layout.title} ({layout.anchor})" for layout in LAYOUTS.values())
+    here = f" with the prefix {prefix!r}" if prefix else ""
+    raise UserError(
+        f"The layout of {path}{here} is unknown; its names begin with {', '.join(list(arrays)[:SHOWN]) or 'none'}, and "
+        f"known layouts are {known}."
+    )
+
+
+def _shapes(module: nn.Module, image_shape: tuple[int, int, int]) -> dict[Path, jax.ShapeDtypeStruct]:
+    image = jnp.zeros((2, *image_shape), jnp.float32)
+    params, state = jax.eval_shape(lambda: functional.init(module, jax.random.key(0), image))
+    return traverse_util.flatten_dict({"params": params, **state})
+
+
+def _belongs(name: str) -> bool:
+    """Whether an array that found no place is part of the encoder, and not of a head or of torch's bookkeeping."""
+    parts = ("layer1.", "layer2.", "layer3.", "layer4.", "blocks.", "pos_embed", "reg_token", "params/", "batch_stats/")
+    return name.startswith(parts) and not name.endswith(("num_batches_tracked", "relative_position_index"))
+
+
+def _to_ours(value: np.ndarray, place: Path, shape: tuple[int, ...], *, own: bool) -> np.ndarray:
+    """Torch's order of axes to flax's; tokens lose their axes of length 1, positions get a grid."""
+    if own:
+        return value
+    if place[-1] == "pos_grid":
+        side = math.isqrt(len(value))
+        grid = shape[:2] if math.prod(shape[:2]) == len(value) else (side, len(value) // max(side, 1))
+        return value.reshape(*grid, -1) if math.prod(grid) == len(value) else value
+    if place[-1] == "cls":
+        return value.reshape(-1)
+    if value.ndim == 4:
+        return value.transpose(2, 3, 1, 0)
+    return value.T if value.ndim == 2 else value
+
+
+def _to_theirs(value: np.ndarray, place: Path, *, own: bool) -> np.ndarray:
+    if own or place[-1] == "pos_grid":
+        return value
+    if place[-1] == "cls":
+        return value[None, None]
+    if value.ndim == 4:
+        return value.transpose(3, 2, 0, 1)
+    return value.T if value.ndim == 2 else value
