@@ -148,7 +148,18 @@ def _shapes(module: nn.Module, image_shape: tuple[int, int, int]) -> dict[Path, 
 
 def _belongs(name: str) -> bool:
     """Whether an array that found no place is part of the encoder, and not of a head or of torch's bookkeeping."""
-    parts = ("layer1.", "layer2.", "layer3.", "layer4.", "blocks.", "pos_embed", "reg_token", "params/", "batch_stats/")
+    parts = (
+        "layer1.",
+        "layer2.",
+        "layer3.",
+        "layer4.",
+        "blocks.",
+        "pos_embed",
+        "reg_token",
+        "embeddings.reg",
+        "params/",
+        "batch_stats/",
+    )
     return name.startswith(parts) and not name.endswith(("num_batches_tracked", "relative_position_index"))
 
 

@@ -229,3 +229,13 @@ def test_other_files_are_refused_in_a_sentence(tmp_path):
         says(tmp_path / f"damaged{kind}", re.escape(f"damaged{kind} can't be read"))
     with pytest.raises(UserError, match=r"can't be written to .*no/x.npz: No such file"):
         interop.save_encoder(tmp_path / "no" / "x.npz", RESNET, {"stem_conv": {"kernel": np.zeros((1, 1, 1, 1))}}, {})
+
+
+def test_torchvisions_classifier_gives_torchvisions_logits(fixture, tmp_path):
+    arrays = fixture("w_resnet18")
+    path = save(tmp_path / "x.npz", {n.removeprefix("state/"): a for n, a in arrays.items() if n.startswith("state/")})
+    head = interop.load_head(path)
+    image = jnp.asarray(arrays["input"].transpose(0, 2, 3, 1))
+    logits = output(RESNET, interop.load_encoder(path, RESNET, image.shape[1:]), image) @ head["kernel"]
+    expected = arrays["eval/logits"]
+    np.testing.assert_allclose(logits + head["bias"], expected, rtol=0, atol=2e-5 * np.abs(expected).max())
