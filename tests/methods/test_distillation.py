@@ -49,7 +49,7 @@ def pooled_of(taught, views):
 
 def logits_of(params, metrics):
     """The student's linear projector on the features it reports, in float64."""
-    layer = params["projector"]["dense0"]
+    layer = jax.tree.map(np.asarray, params["projector"]["dense0"])
     return np.asarray(metrics["features"], np.float64) @ layer["kernel"] + layer["bias"]
 
 
@@ -106,7 +106,7 @@ def test_mixup_shows_the_same_mixed_images_to_both(batch, taught):
     mixed = weight * batch["views"] + (1 - weight) * batch["views"][::-1]
     expected, _ = jax.jit(plain.loss)(params, carry, {**batch, "views": mixed}, jax.random.key(1), ZERO)
     assert_close(loss, expected)
-    assert 0.05 < float(weight.min()) < float(weight.max()) < 1
+    assert 0.0 < weight.min() < 0.5 < weight.max() < 1.0
 
 
 @pytest.mark.parametrize("arguments", [{}, {"loss": "soft", "mixup": True}])
