@@ -104,7 +104,7 @@ class Checkpoints:
                 found = reader.restore(path, args=args)
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = next(iter(str(error).splitlines()), "")[:200]
-            raise UserError(f"The checkpoint {path} can't be read as that network: {reason}") from error
+            raise UserError(f"The checkpoint {path} does not hold that network ({reason}).") from error
         for where, x in jax.tree.leaves_with_path(found):
             if not isinstance(x, jax.Array):
                 raise UserError(f"The checkpoint {path} has no {jax.tree_util.keystr(where)}.")
