@@ -152,7 +152,7 @@ def test_runs_that_cannot_teach_are_told_in_a_sentence(run, tmp_path):
 @pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections, on reading a config
 def test_the_command_line_takes_a_run_as_teacher_and_says_what_to_type_without_one(run, tmp_path, capsys):
     small = ["--config.data=digits", "--config.batch_size=64", "--config.steps=2", "--config.log_every=2"]
-    small += ["--noconfig.probe", "--config.knn_every=-1", "--noreport", "--config.augment_args.flip=0.0"]
+    small += ["--noconfig.probe", "--config.knn_every=-1", "--noreport", "--config.warmup_epochs=0"]
     small += ["--config.encoder_args.widths=(8,16)"]
     command = ["pretrain", "--config=distillation:self", f"--workdir={tmp_path / 'run'}", *small]
     assert cli.main(command) == 1
