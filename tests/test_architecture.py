@@ -19,6 +19,7 @@ FLOORS = [
     {
         "augment",
         "checks",
+        "clustering",
         "collapse",
         "color_bins",
         "color_space",

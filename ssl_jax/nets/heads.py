@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ssl_jax.losses import at_least_float32, l2_normalize
 from ssl_jax.nets.norm import BatchNorm
 
 
@@ -52,3 +53,54 @@ class MLP(nn.Module):
                 name=f"norm{len(hidden)}",
             )(x, train=train)
         return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
+class WeightGenerator(nn.Module):
+    """Weights of a linear classifier, made from what each class looks like: OBoW's head for a vocabulary that changes.
+
+    Every class is treated alike: unit norm, dense layer, batch norm (over the classes), ReLU, dense layer, unit norm.
+
+    Attributes:
+      features: width of the classifier's input.
+      hidden: width of the hidden layer; None is twice `features`.
+      dtype: computation dtype (None: the input's); parameters are float32.
+    """
+
+    features: int
+    hidden: int | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, words: Float[Array, "k c"], train: bool) -> Float[Array, "k d"]:
+        """Map the k classes' vectors to k rows of unit norm, at least float32."""
+        hidden = self.hidden or 2 * self.features
+        x = nn.Dense(hidden, use_bias=False, dtype=self.dtype, name="dense0")(l2_normalize(words))
+        x = nn.relu(BatchNorm(dtype=self.dtype, name="norm0")(x, train=train))
+        x = nn.Dense(self.features, dtype=self.dtype, name="dense1")(x)
+        return l2_normalize(at_least_float32(x))
+
+
+class UnitLinear(nn.Module):
+    """Linear layer without bias whose weights have unit norm per output, times one learned scale; at least float32.
+
+    The norm is taken in every forward pass, so that gradients go through it.
+
+    Attributes:
+      features: number k of outputs.
+      scale: initial value of the scale.
+      dtype: computation dtype (None: the input's); parameters are float32.
+    """
+
+    features: int
+    scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"], train: bool) -> Float[Array, "b k"]:
+        """Logits `scale * x . w / |w|`."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features), jnp.float32)
+        scale = self.param("scale", nn.initializers.constant(self.scale), (), jnp.float32)
+        dtype = x.dtype if self.dtype is None else self.dtype
+        unit = l2_normalize(kernel.T).T.astype(dtype)
+        y = at_least_float32(jnp.matmul(x.astype(dtype), unit))
+        return scale.astype(y.dtype) * y
