@@ -1,5 +1,7 @@
 """Checks of what a user hands over; each raises a `UserError` that says what to change."""
 
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -64,6 +66,22 @@ def crops_of(batch: PyTree, *, groups: int | None = None) -> tuple[Float[Array, 
             f"given the shapes {shapes}."
         )
     return crops
+
+
+def maps_of(maps: Mapping[str, Array], which: int | tuple[str, ...]) -> dict[str, Float[Array, "b _ _ _"]]:
+    """Feature maps `[b h w c]` by name, or the last so many of an encoder's (all, if there are fewer).
+
+    Raises:
+      UserError: the encoder has no maps, or not these.
+    """
+    found = {name: x for name, x in maps.items() if x.ndim == 4}
+    if not found:
+        raise UserError("This method needs an encoder that returns feature maps, `(pooled, {name: [b, h, w, c]})`.")
+    names = list(found)[-which:] if isinstance(which, int) else which
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise UserError(f"The encoder has no feature map {missing[0]!r}; there is {', '.join(found)}.")
+    return {name: found[name] for name in names}
 
 
 def labels_of(batch: PyTree) -> Int[Array, " b"]:

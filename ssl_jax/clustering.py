@@ -91,7 +91,8 @@ def local_averages(maps: Float[Array, "b h w c"], window: int | None = 3) -> Flo
     sizes = [n if window is None else min(window, n) for n in maps.shape[1:3]]
     for axis, size in enumerate(sizes, start=1):
         count = maps.shape[axis] - size + 1
-        maps = sum(lax.slice_in_dim(maps, i, i + count, axis=axis) for i in range(size)) / size
+        moved = [lax.slice_in_dim(maps, i, i + count, axis=axis) for i in range(size)]
+        maps = functools.reduce(jnp.add, moved) / size
     return maps.reshape(len(maps), -1, maps.shape[-1])
 
 

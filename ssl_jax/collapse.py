@@ -33,6 +33,18 @@ def stuck_at_chance(count: int, *, key: str = "loss", after: int = 200, within: 
     return warn
 
 
+def same_words(logged: Mapping[str, float], *, after: int = 200, above: float = 1.05) -> str | None:
+    """All images of a batch hold the same visual words: the batch uses hardly more of them than one image.
+
+    Reads the perplexities `words_image...` and `words_batch...` of every vocabulary, once a run had so many steps.
+    """
+    for key, image in logged.items():
+        batch = logged.get(key.replace("words_image", "words_batch"))
+        if key.startswith("words_image") and batch and logged.get("step", 0) >= after and batch < above * image:
+            return f"all images hold the same visual words ({key} {image:.1f}, in the whole batch {batch:.1f})"
+    return None
+
+
 def any_of(*checks: Warn) -> Warn:
     """The first sentence that one of the checks has to say."""
     return lambda logged: next((text for check in checks if (text := check(logged))), None)

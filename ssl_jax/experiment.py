@@ -24,10 +24,12 @@ from ssl_jax.sharding import data_mesh
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RECIPES = (  # of ssl_jax.augment, one a line
+    "bownet",
     "byol",
     "clean",
     "moco_v1",
     "moco_v2",
+    "obow",
     "simclr",
 )
 

@@ -26,8 +26,12 @@ from ssl_jax.augment.crop import (
     random_flip_left_right,
     random_resized_crop,
 )
+from ssl_jax.augment.cutmix import cutmix
 from ssl_jax.augment.erase import random_erasing
+from ssl_jax.augment.obow import grid_patches, obow
 from ssl_jax.augment.presets import (
+    bownet,
+    bownet_view,
     byol,
     byol_views,
     clean,
@@ -48,19 +52,24 @@ __all__ = [
     "adjust_contrast",
     "adjust_hue",
     "adjust_saturation",
+    "bownet",
+    "bownet_view",
     "byol",
     "byol_views",
     "clean",
     "color_jitter",
     "crop_and_resize",
     "crop_box",
+    "cutmix",
     "flip_left_right",
     "gaussian_blur",
+    "grid_patches",
     "moco_v1",
     "moco_v1_view",
     "moco_v2",
     "moco_v2_view",
     "normalize",
+    "obow",
     "prepare",
     "random_color_jitter",
     "random_erasing",

@@ -132,3 +132,19 @@ def clean(
     """
     view = _with(View(crop_scale=crop_scale, flip=flip), overrides)
     return views([view], size=size, mean=mean, std=std, dtype=dtype)
+
+
+def bownet_view() -> View:
+    """Return BoWNet's perturbed view (arXiv 2002.12247): jitter, grey, crop and flip.
+
+    The authors published no code; the strengths are those of OBoW's, their later work.
+    """
+    return View(crop_scale=(0.2, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), jitter_prob=0.8, grey_prob=0.2)
+
+
+def bownet(
+    size: int, *, mean: Stats = None, std: Stats = None, dtype: DTypeLike = jnp.float32, **overrides: Any
+) -> MakeViews:
+    """Return the whole image, clean, and BoWNet's perturbed view; overrides apply to the second."""
+    whole = View(crop_scale=None)
+    return two_views(whole, _with(bownet_view(), overrides), size=size, mean=mean, std=std, dtype=dtype)

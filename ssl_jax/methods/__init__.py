@@ -1,15 +1,19 @@
 """Methods: one file each, a factory that takes an encoder and keyword arguments and returns a `core.Method`."""
 
+from ssl_jax.methods.bownet import bownet
 from ssl_jax.methods.byol import byol
 from ssl_jax.methods.colorization import colorization
 from ssl_jax.methods.distillation import distillation
 from ssl_jax.methods.moco import moco
+from ssl_jax.methods.obow import obow
 from ssl_jax.methods.simclr import simclr
 
 __all__ = [
+    "bownet",
     "byol",
     "colorization",
     "distillation",
     "moco",
+    "obow",
     "simclr",
 ]
