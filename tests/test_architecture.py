@@ -29,6 +29,7 @@ FLOORS = [
         "monitors",
         "nets",
         "optim",
+        "pretext",
         "report",
         "schedules",
         "sharding",
