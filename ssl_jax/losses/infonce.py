@@ -1,9 +1,10 @@
-"""InfoNCE with one positive and a bank of negatives (MoCo, He et al., CVPR 2020, eq. 1)."""
+"""InfoNCE: one positive against a bank of negatives (MoCo, eq. 1), or a target among those of all others (CPC)."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from ssl_jax.losses.classification import accuracy, cross_entropy
 from ssl_jax.losses.normalize import at_least_float32, l2_normalize
 
 
@@ -23,3 +24,21 @@ def infonce(
     """Mean cross-entropy of picking the positive among k + 1 candidates. One direction, as the authors' code."""
     logits = infonce_logits(query, key, negatives, temperature=temperature)
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
+
+
+def infonce_among(
+    prediction: Float[Array, "m d"], candidate: Float[Array, "n d"], place: Int[Array, " m"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """InfoNCE with inner products: tell which of n candidates each prediction means (CPC, arXiv:1807.03748, eq. 4).
+
+    Args:
+      prediction: what is predicted, for example `W c` of a context c: then the score is CPC's bilinear one.
+      candidate: the targets of all predictions, and thereby the negatives of each.
+      place: the row of its target, for each prediction.
+
+    Returns:
+      The mean cross-entropy, and the share of predictions whose own target scores highest.
+    """
+    prediction, candidate = at_least_float32(prediction), at_least_float32(candidate)
+    logits = jnp.matmul(prediction, candidate.T, precision="highest")
+    return cross_entropy(logits, place), accuracy(logits, place)

@@ -64,3 +64,32 @@ def test_half_precision_is_computed_in_float32():
     value = losses.infonce(query, key, negatives)
     assert value.dtype == jnp.float32
     assert_close(value, losses.infonce(*(x.astype(jnp.float32) for x in (query, key, negatives))), 1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-12)])
+def test_infonce_among_equals_the_reference_of_cpcs_bilinear_score(fixture, dtype, tolerance):
+    """Van den Oord et al., 2018, equations 3 and 4: value and gradients by targets, contexts and the matrix."""
+    data = fixture("cpc")
+    with jax.enable_x64(dtype == np.float64):
+        z, c, w = (jnp.asarray(data[name], dtype) for name in ("z", "c", "W"))
+
+        def loss(z, c, w):
+            prediction = jnp.matmul(c, w.T, precision="highest")
+            return losses.infonce_among(prediction, z, jnp.arange(len(z), dtype=jnp.int32))[0]
+
+        value, gradients = jax.value_and_grad(loss, (0, 1, 2))(z, c, w)
+        assert value.dtype == dtype
+        assert_close(value, data["loss"], tolerance)
+        for name, gradient in zip(("z", "c", "W"), gradients, strict=True):
+            assert_close(gradient, data[f"grad_{name}"], tolerance)
+
+
+def test_infonce_among_takes_any_targets_place_and_counts_hits():
+    candidate = jnp.eye(4) * 5
+    prediction = candidate[jnp.asarray([2, 0, 3])]
+    value, hits = losses.infonce_among(prediction, candidate, jnp.asarray([2, 0, 3], jnp.int32))
+    assert hits == 1
+    assert value == pytest.approx(np.log(1 + 3 * np.exp(-25)), abs=1e-6)
+    wrong, hits = losses.infonce_among(prediction, candidate, jnp.asarray([2, 0, 1], jnp.int32))
+    assert hits == pytest.approx(2 / 3)
+    assert wrong > 8
