@@ -14,12 +14,24 @@ import flax.linen as nn
 from ssl_jax.core import UserError
 from ssl_jax.nets.conv import Conv, conv2d
 from ssl_jax.nets.convnet import ConvNet
-from ssl_jax.nets.norm import BatchNorm
+from ssl_jax.nets.norm import BatchNorm, ImageNorm
 from ssl_jax.nets.pooling import grid_average, max_pool
 from ssl_jax.nets.resnet import ResNet
 from ssl_jax.nets.vit import ViT
 
-__all__ = ["NAMES", "BatchNorm", "Conv", "ConvNet", "ResNet", "ViT", "conv2d", "create", "grid_average", "max_pool"]
+__all__ = [
+    "NAMES",
+    "BatchNorm",
+    "Conv",
+    "ConvNet",
+    "ImageNorm",
+    "ResNet",
+    "ViT",
+    "conv2d",
+    "create",
+    "grid_average",
+    "max_pool",
+]
 
 _MODULES: dict[str, Callable[..., nn.Module]] = {
     "convnet": ConvNet,

@@ -19,6 +19,7 @@ class MLP(nn.Module):
       hidden_bias: bias of the hidden layers; defaults to `not norm`.
       out_norm: batch norm after the last layer: None, "affine", "scale" (no shift) or "plain" (no parameters).
       out_bias: bias of the last layer; defaults to True without `out_norm`.
+      dropout: probability with which a hidden unit is left out in training; draws from the rng "dropout".
       bn_groups: number of groups over which batch statistics are taken separately (1: the global batch).
       dtype: computation dtype (None: the input's); parameters are float32.
     """
@@ -28,6 +29,7 @@ class MLP(nn.Module):
     hidden_bias: bool | None = None
     out_norm: str | None = None
     out_bias: bool | None = None
+    dropout: float = 0.0
     bn_groups: int = 1
     dtype: Any = jnp.float32
 
@@ -41,7 +43,7 @@ class MLP(nn.Module):
             x = nn.Dense(width, use_bias=hidden_bias, dtype=self.dtype, name=f"dense{i}")(x)
             if self.norm:
                 x = BatchNorm(groups=self.bn_groups, dtype=self.dtype, name=f"norm{i}")(x, train=train)
-            x = nn.relu(x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
         x = nn.Dense(out, use_bias=out_bias, dtype=self.dtype, name=f"dense{len(hidden)}")(x)
         if self.out_norm is not None:
             affine = {"affine": (True, True), "scale": (True, False), "plain": (False, False)}[self.out_norm]

@@ -1,6 +1,7 @@
-"""Batch normalisation whose statistics may be taken over groups of the batch."""
+"""Normalisation of feature maps: over the batch or groups of it, or over each example by itself."""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -112,3 +113,42 @@ class BatchNorm(nn.Module):
                 batch = batch.reshape(-1, x.shape[-1]).mean(0).astype(jnp.float32)
                 running.value = self.momentum * running.value + (1 - self.momentum) * batch
         return y.reshape(x.shape).astype(dtype)
+
+
+class ImageNorm(nn.Module):
+    """Layer normalisation of a map: over all positions and channels of one example (Ba et al., 2016, arXiv:1607.06450).
+
+    Group normalisation with one group. No example sees another, and training and evaluation are the same. At least
+    float32 inside, returned in `dtype`. Variables: params `scale`, `bias`, [c], float32.
+    """
+
+    epsilon: float = 1e-5
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b ... c"], train: bool = True) -> Float[Array, "b ... c"]:
+        """Normalise `x`; `train` is there for the sake of `BatchNorm`'s signature."""
+        inside = at_least_float32(self.dtype)
+        scale = self.param("scale", self.scale_init, x.shape[-1:], jnp.float32).astype(inside)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32).astype(inside)
+        axes = tuple(range(1, x.ndim))
+        wide = x.astype(inside)
+        centred = wide - wide.mean(axes, keepdims=True)
+        y = centred * lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + self.epsilon)
+        return (y * _as_row(scale, y) + _as_row(bias, y)).astype(self.dtype)
+
+
+def norm_layer(kind: str, *, groups: int, dtype: DTypeLike) -> Callable[..., nn.Module]:
+    """Return `BatchNorm` ("batch") or `ImageNorm` ("layer") with the encoder's settings.
+
+    Raises:
+      UserError: another kind.
+    """
+    kinds: dict[str, Callable[..., nn.Module]] = {
+        "batch": functools.partial(BatchNorm, groups, dtype=dtype),
+        "layer": functools.partial(ImageNorm, dtype=dtype),
+    }
+    if kind not in kinds:
+        raise UserError(f'norm="{kind}" is unknown: choose "batch" or "layer"')
+    return kinds[kind]

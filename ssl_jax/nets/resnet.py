@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from ssl_jax.core import UserError
 from ssl_jax.nets.conv import Conv
-from ssl_jax.nets.norm import BatchNorm
+from ssl_jax.nets.norm import norm_layer
 from ssl_jax.nets.pooling import grid_average, max_pool
 
 BLOCKS = {
@@ -35,6 +35,7 @@ class Block(nn.Module):
     stride: int
     bottleneck: bool
     zero_init_residual: bool
+    norm: str
     bn_groups: int
     dtype: DTypeLike
 
@@ -42,7 +43,7 @@ class Block(nn.Module):
     def __call__(self, x: Float[Array, "b h w i"], train: bool) -> Float[Array, "b p q o"]:
         """Apply the block."""
         conv = partial(Conv, dtype=self.dtype)
-        norm = partial(BatchNorm, self.bn_groups, dtype=self.dtype)
+        norm = norm_layer(self.norm, groups=self.bn_groups, dtype=self.dtype)
         if self.bottleneck:
             layers = [(self.width, 1, 1), (self.width, 3, self.stride), (4 * self.width, 1, 1)]
         else:
@@ -73,6 +74,7 @@ class ResNet(nn.Module):
       stage_widths: four channel counts in place of `base_width` and its doubling; before `width`.
       blocks: four block counts in place of those that `depth` stands for.
       pool: grids that the last map is averaged over, see `grid_average`.
+      norm: "batch", or "layer", which normalises each example by itself (`ImageNorm`).
       bn_groups: groups of the batch with statistics of their own, see `BatchNorm`.
       zero_init_residual: begin with residual branches that give zero (Goyal et al., 2017, arXiv:1706.02677).
       dtype: of the arithmetic and of the maps. Parameters and the pooled features are float32.
@@ -86,6 +88,7 @@ class ResNet(nn.Module):
     stage_widths: tuple[int, ...] | None = None
     blocks: tuple[int, ...] | None = None
     pool: tuple[int, ...] = (1,)
+    norm: str = "batch"
     bn_groups: int = 1
     zero_init_residual: bool = False
     dtype: DTypeLike = jnp.float32
@@ -107,6 +110,7 @@ class ResNet(nn.Module):
                     stride=2 if stage > 0 and block == 0 else 1,
                     bottleneck=self.depth >= 50,
                     zero_init_residual=self.zero_init_residual,
+                    norm=self.norm,
                     bn_groups=self.bn_groups,
                     dtype=self.dtype,
                     name=f"stage{stage + 1}_block{block + 1}",
@@ -120,5 +124,6 @@ class ResNet(nn.Module):
             raise UserError(f'stem="{self.stem}" is unknown: choose "imagenet" or "small"')
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
         x = Conv(features, size, stride, dtype=self.dtype, name="stem_conv")(x)
-        x = nn.relu(BatchNorm(self.bn_groups, dtype=self.dtype, name="stem_norm")(x, train))
+        norm = norm_layer(self.norm, groups=self.bn_groups, dtype=self.dtype)
+        x = nn.relu(norm(name="stem_norm")(x, train))
         return max_pool(x, 3, 2, 1) if self.stem == "imagenet" else x

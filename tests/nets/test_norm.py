@@ -7,7 +7,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core import UserError
-from ssl_jax.nets import BatchNorm
+from ssl_jax.nets import BatchNorm, ConvNet, ImageNorm, ResNet
 
 
 def images(dtype, batch=8):
@@ -116,3 +116,44 @@ def test_groups_that_do_not_divide_the_batch_are_refused():
     variables = BatchNorm(groups=3).init(jax.random.key(0), images(jnp.float32), train=True)
     with pytest.raises(UserError, match="bn_groups=3 does not divide the batch of 8"):
         BatchNorm(groups=3).apply(variables, images(jnp.float32), train=True, mutable=["batch_stats"])
+
+
+def test_image_norm_equals_flax_with_one_group():
+    x = images(jnp.float32)
+
+    def ours(params, x):
+        return jnp.sin(ImageNorm().apply({"params": params}, x, train=True)).sum()
+
+    def theirs(params, x):
+        return jnp.sin(nn.GroupNorm(num_groups=1, epsilon=1e-5).apply({"params": params}, x)).sum()
+
+    results = [jax.value_and_grad(f, (0, 1))(PARAMS, x) for f in (ours, theirs)]
+    assert_trees_close(*results, 2e-5)
+
+
+def test_image_norm_sees_one_example_and_is_the_same_in_evaluation():
+    x = images(jnp.bfloat16)
+    y = ImageNorm(dtype=jnp.bfloat16).apply({"params": PARAMS}, x, train=True)
+    assert y.dtype == jnp.bfloat16
+    alone = ImageNorm(dtype=jnp.bfloat16).apply({"params": PARAMS}, x[2:3], train=False)
+    np.testing.assert_array_equal(y[2:3], alone)
+
+
+@pytest.mark.parametrize("create", [ConvNet, lambda **fields: ResNet(18, base_width=4, stem="small", **fields)])
+def test_an_encoder_with_layer_norm_has_the_same_parameters_and_no_statistics(create):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 3)), jnp.float32)
+    init = lambda kind: jax.eval_shape(lambda: create(norm=kind).init(jax.random.key(0), x, train=True))  # noqa: E731
+    shapes = {kind: init(kind) for kind in ("batch", "layer")}
+    assert list(shapes["layer"]) == ["params"]
+    assert shapes["layer"]["params"] == shapes["batch"]["params"]
+    encoder = create(norm="layer")
+    params = encoder.init(jax.random.key(0), x, train=True)["params"]
+    pooled, _ = encoder.apply({"params": params}, x, train=True)
+    alone, _ = encoder.apply({"params": params}, x[:1], train=False)
+    np.testing.assert_allclose(pooled[:1], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", [ConvNet(norm="group"), ResNet(18, norm="group")])
+def test_an_unknown_norm_is_an_error(encoder):
+    with pytest.raises(UserError, match='norm="group" is unknown: choose "batch" or "layer"'):
+        encoder.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=True)
