@@ -31,6 +31,7 @@ RECIPES = (  # of ssl_jax.augment, one a line
     "moco_v2",
     "obow",
     "simclr",
+    "single",
 )
 
 

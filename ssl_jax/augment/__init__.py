@@ -29,6 +29,7 @@ from ssl_jax.augment.crop import (
 from ssl_jax.augment.cutmix import cutmix
 from ssl_jax.augment.erase import random_erasing
 from ssl_jax.augment.obow import grid_patches, obow
+from ssl_jax.augment.patch import random_patch
 from ssl_jax.augment.presets import (
     bownet,
     bownet_view,
@@ -41,6 +42,7 @@ from ssl_jax.augment.presets import (
     moco_v2_view,
     simclr,
     simclr_view,
+    single,
 )
 from ssl_jax.augment.recipe import two_views, views
 from ssl_jax.augment.resize import crop_and_resize
@@ -75,9 +77,11 @@ __all__ = [
     "random_erasing",
     "random_flip_left_right",
     "random_gaussian_blur",
+    "random_patch",
     "random_resized_crop",
     "simclr",
     "simclr_view",
+    "single",
     "solarize",
     "to_grey",
     "two_views",

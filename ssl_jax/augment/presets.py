@@ -61,6 +61,24 @@ def simclr(
     return two_views(view, size=size, mean=mean, std=std, dtype=dtype)
 
 
+def single(
+    size: int, *, mean: Stats = None, std: Stats = None, dtype: DTypeLike = jnp.float32, **overrides: Any
+) -> MakeViews:
+    """Return one view of each image: `(keys [b], image uint8 [b h w c]) -> float [b 1 size size c]`.
+
+    A random resized crop and nothing else, unless `overrides` say so: what pretext tasks and supervised training start
+    from (no mirror image by default, nor any other change that could be part of a task).
+
+    Args:
+      size: height and width of the view in pixels.
+      mean: per channel; None: values stay in [0, 1].
+      std: likewise.
+      dtype: of the result.
+      **overrides: fields of `View` to replace, such as `crop_scale`, `flip`, `jitter`, `grey_prob`.
+    """
+    return views([_with(View(), overrides)], size=size, mean=mean, std=std, dtype=dtype)
+
+
 def moco_v1_view() -> View:
     """Return MoCo v1's view (arXiv 1911.05722): the jitter always happens, with a strong hue; no blur."""
     return View(crop_scale=(0.2, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.4), jitter_prob=1.0, grey_prob=0.2)
