@@ -3,17 +3,27 @@
 from ssl_jax.methods.bownet import bownet
 from ssl_jax.methods.byol import byol
 from ssl_jax.methods.colorization import colorization
+from ssl_jax.methods.cpc import cpc
 from ssl_jax.methods.distillation import distillation
+from ssl_jax.methods.jigsaw import jigsaw
 from ssl_jax.methods.moco import moco
 from ssl_jax.methods.obow import obow
+from ssl_jax.methods.relative_patch import relative_patch
+from ssl_jax.methods.rotation import rotation
 from ssl_jax.methods.simclr import simclr
+from ssl_jax.methods.supervised import supervised
 
 __all__ = [
     "bownet",
     "byol",
     "colorization",
+    "cpc",
     "distillation",
+    "jigsaw",
     "moco",
     "obow",
+    "relative_patch",
+    "rotation",
     "simclr",
+    "supervised",
 ]
