@@ -38,7 +38,8 @@ def get_config(arg: str = "") -> ConfigDict:
     if variant == "test":
         c = common.test(c)
         c.normalize = "none"
-        c.method_args = ConfigDict({"patch": 4, "stride": 2, "ahead": (1, 2), "dim": 16, "width": 16, "depth": 2})
+        c.method_args = ConfigDict({"patch": 4, "stride": 2, "ahead": (1, 2), "dim": 32, "width": 16, "depth": 2})
+        c.method_args.scale = 1.0  # the steps are too few for predictions to grow
         c.encoder_args.norm = "layer"
         c.augment_args = ConfigDict({"crop_scale": (0.6, 1.0)})
     return c
