@@ -88,4 +88,4 @@ def labels_of(batch: PyTree) -> Int[Array, " b"]:
     """The batch's labels, for a method that learns from them."""
     if "label" not in batch:
         raise UserError('This method learns from labels, but the batch holds no "label"; use data that has them.')
-    return batch["label"]
+    return jnp.asarray(batch["label"])
