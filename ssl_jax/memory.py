@@ -38,3 +38,14 @@ def enqueue(
     start = pointer + (count - len(kept))
     index = (start + jnp.arange(len(kept), dtype=pointer.dtype)) % size
     return queue.at[index].set(kept.astype(queue.dtype)), (start + len(kept)) % size
+
+
+def write_rows(bank: Float[Array, "n d"], rows: Int[Array, " b"], items: Float[Array, "b d"]) -> Float[Array, "n d"]:
+    """Write `items` into the named rows of a bank; of several for one row the last stays, on any device.
+
+    (Which of them a scatter leaves is not defined, so the others are sent beyond the end, where they are dropped.)
+    """
+    order = jnp.arange(len(rows))
+    replaced = jnp.any((rows[:, None] == rows[None]) & (order[:, None] < order[None]), axis=1)
+    rows = jnp.where(replaced, len(bank), rows)
+    return bank.at[rows].set(items.astype(bank.dtype), mode="drop")

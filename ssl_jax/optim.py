@@ -25,6 +25,10 @@ def is_kernel(params: PyTree) -> PyTree:
     return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
 
 
+def _is_no_kernel(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda p: jnp.ndim(p) <= 1, params)
+
+
 def lars(
     learning_rate: float | Schedule,
     *,
@@ -32,6 +36,7 @@ def lars(
     momentum: float = 0.9,
     trust_coefficient: float = 1e-3,
     rate_inside_momentum: bool = True,
+    bias_rate_scale: float = 1.0,
 ) -> optax.GradientTransformation:
     """LARS (You et al., 2017); biases and norm parameters neither decay nor adapt.
 
@@ -42,11 +47,14 @@ def lars(
       trust_coefficient: eta.
       rate_inside_momentum: whether the momentum buffer holds rates (google-research/simclr, optax), or the rate
         multiplies the buffer (DeepMind's BYOL). They differ when the rate changes.
+      bias_rate_scale: multiplies the rate of biases and norm parameters (Barlow Twins: 0.024).
     """
     adapt = [
         optax.masked(optax.add_decayed_weights(weight_decay), is_kernel),
         optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), is_kernel),
     ]
+    if bias_rate_scale != 1.0:
+        adapt.append(optax.masked(optax.scale(bias_rate_scale), _is_no_kernel))
     rate, trace = optax.scale_by_learning_rate(learning_rate), optax.trace(momentum)
     return optax.chain(*adapt, *((rate, trace) if rate_inside_momentum else (trace, rate)))
 

@@ -6,7 +6,7 @@ from values import assert_close
 
 from ssl_jax.checks import check_momentum
 from ssl_jax.core import UserError
-from ssl_jax.memory import ema, enqueue
+from ssl_jax.memory import ema, enqueue, write_rows
 from ssl_jax.schedules import cosine
 
 
@@ -131,3 +131,14 @@ def test_any_number_of_items_goes_into_any_queue(size, count, jit):
 def test_items_take_the_queues_dtype():
     queue, _ = enqueue(jnp.zeros((3, 2), jnp.float32), pointer_at(0), jnp.ones((2, 2), jnp.bfloat16))
     assert queue.dtype == jnp.float32
+
+
+def test_rows_are_written_and_of_several_for_one_the_last_stays():
+    bank = jnp.arange(10.0).reshape(5, 2)
+    rows = jnp.asarray([3, 0, 3, 4, 0, 3], jnp.int32)
+    items = 100 + jnp.arange(12.0).reshape(6, 2)
+    expected = np.array(bank)
+    for row, item in zip(np.asarray(rows), np.asarray(items), strict=True):
+        expected[row] = item
+    np.testing.assert_array_equal(jax.jit(write_rows)(bank, rows, items), expected)
+    assert write_rows(bank.astype(jnp.bfloat16), rows, items).dtype == jnp.bfloat16

@@ -248,3 +248,18 @@ def test_schedules_begin_and_end_where_they_say():
     np.testing.assert_allclose([warm(at(step)) for step in (0, 2, 4, 7)], [0, 0.5, 1, 0.1], rtol=1e-6)
     assert schedules.value_at(0.3, at(1)) == 0.3
     assert schedules.value_at(schedules.constant(0.3), at(1)) == np.float32(0.3)
+
+
+@pytest.mark.parametrize("name", ["lars", "lars_byol"])
+def test_lars_may_give_biases_and_norms_a_rate_of_their_own(name):
+    """The rate multiplies in the end, so that the same gradients give updates in that proportion (Barlow Twins)."""
+    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    states, updates = {}, {}
+    for scale in (1.0, 0.024):
+        tx = optim.create(name, 0.2, weight_decay=1e-2, bias_rate_scale=scale)
+        states[scale] = tx.init(params)
+        for step in range(3):
+            gradients = jax.tree.map(lambda p, k=step: p * (k + 1.0), params)
+            updates[scale], states[scale] = tx.update(gradients, states[scale], params)
+    np.testing.assert_allclose(updates[0.024]["bias"], 0.024 * updates[1.0]["bias"], rtol=1e-6)
+    np.testing.assert_array_equal(updates[0.024]["kernel"], updates[1.0]["kernel"])

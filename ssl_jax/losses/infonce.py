@@ -1,4 +1,5 @@
 """InfoNCE: one positive against a bank of negatives (MoCo, eq. 1), or a target among those of all others (CPC)."""
+"""InfoNCE: one positive among a bank of negatives (MoCo, He et al., CVPR 2020, eq. 1) or among a batch's keys."""
 
 import jax
 import jax.numpy as jnp
@@ -42,3 +43,23 @@ def infonce_among(
     prediction, candidate = at_least_float32(prediction), at_least_float32(candidate)
     logits = jnp.matmul(prediction, candidate.T, precision="highest")
     return cross_entropy(logits, place), accuracy(logits, place)
+def infonce_in_batch(
+    query: Float[Array, "b d"], key: Float[Array, "b d"], *, temperature: float = 0.2
+) -> Float[Array, ""]:
+    """Mean cross-entropy of picking a query's own key among all keys of the (global) batch, by cosine similarity.
+
+    One direction of MoCo v3 (Chen et al., ICCV 2021), which multiplies it by `2 * temperature`, and of NNCLR.
+    """
+    logits = _similarity(query, key) / temperature
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))
+
+
+def retrieval_accuracy(query: Float[Array, "b d"], key: Float[Array, "b d"]) -> Float[Array, ""]:
+    """Share of queries whose own key is the nearest of the batch's keys, 0..1; for watching, without a gradient."""
+    nearest = jnp.argmax(_similarity(query, key), axis=1)
+    return jnp.mean((nearest == jnp.arange(len(query))).astype(jnp.float32))
+
+
+def _similarity(query: Float[Array, "b d"], key: Float[Array, "b d"]) -> Float[Array, "b b"]:
+    query, key = l2_normalize(at_least_float32(query)), l2_normalize(at_least_float32(key))
+    return jnp.matmul(query, key.T, precision="highest")

@@ -93,3 +93,34 @@ def test_infonce_among_takes_any_targets_place_and_counts_hits():
     wrong, hits = losses.infonce_among(prediction, candidate, jnp.asarray([2, 0, 1], jnp.int32))
     assert hits == pytest.approx(2 / 3)
     assert wrong > 8
+def compare_mocov3(data, temperature, dtype, tolerance):
+    """Both directions, each times 2 tau, as solo-learn's."""
+
+    def one(query, key):
+        return 2 * temperature * losses.infonce_in_batch(query, key, temperature=temperature)
+
+    q1, q2, k1, k2 = (jnp.asarray(data[name], dtype) for name in ("q1", "q2", "k1", "k2"))
+    both = lambda q1, q2: one(q1, k2) + one(q2, k1)  # noqa: E731
+    value, gradients = jax.jit(jax.value_and_grad(both, argnums=(0, 1)))(q1, q2)
+    assert value.dtype == dtype
+    assert_close(one(q1, k2), data[f"t{temperature}/single"], tolerance)
+    assert_close(value, data[f"t{temperature}/loss"], tolerance)
+    assert_close(gradients[0], data[f"t{temperature}/grad_q1"], tolerance)
+    assert_close(gradients[1], data[f"t{temperature}/grad_q2"], tolerance)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+def test_values_and_gradients_in_the_batch_equal_moco_v3s(fixture, temperature):
+    compare_mocov3(fixture("mocov3"), temperature, jnp.float32, 1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+def test_values_and_gradients_in_the_batch_equal_moco_v3s_in_float64(fixture, temperature):
+    with jax.enable_x64(True):
+        compare_mocov3(fixture("mocov3"), temperature, jnp.float64, 1e-12)
+
+
+def test_retrieval_counts_queries_whose_own_key_is_nearest():
+    key = jnp.eye(4)
+    query = jnp.asarray([[3.0, 1, 0, 0], [0, 2, 1, 0], [0, 1, 0.5, 0], [1, 0, 0, 0.1]])
+    assert losses.retrieval_accuracy(query, key) == 0.5
