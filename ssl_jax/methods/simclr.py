@@ -35,6 +35,9 @@ def simclr(
       dim: size of the embedding that the loss compares.
       temperature: of NT-Xent, > 0.
 
+    `encode` adds the head's hidden layers to the encoder's maps, "projector1" `[b hidden]` and so on: version 2 starts
+    fine-tuning in the middle of its head, at the first of them. The pooled features stay the encoder's.
+
     Differs from the authors' code in: the loss is averaged over both directions, as in the paper; the code adds them.
 
     Raises:
@@ -66,4 +69,12 @@ def simclr(
         carry = carry.replace(model_state={"encoder": encoder_state, "projector": head_state})
         return value, (carry, {"embedding": embedding[:, 0], "features": pooled.reshape(b, v, -1)[:, 0]})
 
-    return Method(name="simclr", init=init, loss=loss, encode=functional.encode_with(encoder))
+    def encode(params, carry, image):
+        state = carry.model_state
+        pooled, maps, _ = functional.encode(encoder, params["encoder"], state["encoder"], image, train=False)
+        (_, hidden), _ = functional.apply(
+            projector, params["projector"], state["projector"], pooled, train=False, with_hidden=True
+        )
+        return pooled, {**maps, **{f"projector{i}": x for i, x in enumerate(hidden, start=1)}}
+
+    return Method(name="simclr", init=init, loss=loss, encode=encode)

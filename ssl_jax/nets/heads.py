@@ -34,16 +34,21 @@ class MLP(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b i"], train: bool) -> Float[Array, "b o"]:
-        """Map `[b i]` to `[b o]`."""
+    def __call__(
+        self, x: Float[Array, "b i"], train: bool, with_hidden: bool = False
+    ) -> Float[Array, "b o"] | tuple[Float[Array, "b o"], tuple[Float[Array, "b _"], ...]]:
+        """Map `[b i]` to `[b o]`; `with_hidden` adds the hidden layers' outputs (after the ReLU), first to last."""
         *hidden, out = (width or x.shape[-1] for width in self.features)
         hidden_bias = not self.norm if self.hidden_bias is None else self.hidden_bias
         out_bias = self.out_norm is None if self.out_bias is None else self.out_bias
+        outputs = []
         for i, width in enumerate(hidden):
             x = nn.Dense(width, use_bias=hidden_bias, dtype=self.dtype, name=f"dense{i}")(x)
             if self.norm:
                 x = BatchNorm(groups=self.bn_groups, dtype=self.dtype, name=f"norm{i}")(x, train=train)
             x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
+            x = nn.relu(x)
+            outputs.append(x)
         x = nn.Dense(out, use_bias=out_bias, dtype=self.dtype, name=f"dense{len(hidden)}")(x)
         if self.out_norm is not None:
             affine = {"affine": (True, True), "scale": (True, False), "plain": (False, False)}[self.out_norm]
@@ -106,3 +111,5 @@ class UnitLinear(nn.Module):
         unit = l2_normalize(kernel.T).T.astype(dtype)
         y = at_least_float32(jnp.matmul(x.astype(dtype), unit))
         return scale.astype(y.dtype) * y
+        x = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+        return (x, tuple(outputs)) if with_hidden else x

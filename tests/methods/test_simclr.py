@@ -85,6 +85,28 @@ def test_the_head_has_no_bias_before_a_norm_and_no_shift_at_the_end(layers, hidd
     assert jax.tree.map(jnp.shape, params["projector"]) == expected
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_encode_gives_the_heads_hidden_layers_with_running_statistics(layers):
+    """Version 2 fine-tunes from one of them; pooled features stay the encoder's."""
+    method = methods.simclr(Encoder(), layers=layers, hidden=9, dim=5)
+    batch = {"views": jax.random.normal(jax.random.key(3), (8, 2, 2, 2, 3))}
+    params, carry = jax.jit(method.init)(jax.random.key(0), batch)
+    for step in range(2):  # so that running statistics are not those of the start
+        _, (carry, _) = jax.jit(method.loss)(params, carry, batch, jax.random.key(step), ZERO)
+    image = batch["views"][:, 0]
+    pooled, maps = jax.jit(method.encode)(params, carry, image)
+    assert sorted(maps) == [f"projector{i}" for i in range(1, layers)]
+    running = lambda network, i="": carry.model_state[network]["batch_stats"][f"norm{i}"]  # noqa: E731
+    normed = lambda x, s: (x - s["mean"][None]) / np.sqrt(s["var"] + 1e-5)[None]  # noqa: E731
+    x = normed(image.reshape(8, -1) @ params["encoder"]["dense"]["kernel"], running("encoder"))
+    assert_close(pooled, x, 1e-5)
+    head = params["projector"]
+    for i in range(layers - 1):
+        x = normed(x @ head[f"dense{i}"]["kernel"], running("projector", i)) * head[f"norm{i}"]["scale"][None]
+        x = np.maximum(x + head[f"norm{i}"]["bias"][None], 0)
+        assert_close(maps[f"projector{i + 1}"], x, 1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
