@@ -27,7 +27,14 @@ CARD = Card(
 )
 
 
-def byol(encoder: nn.Module, *, hidden: int = 4096, dim: int = 256, momentum: float | Schedule = 0.99) -> Method:
+def byol(
+    encoder: nn.Module,
+    *,
+    hidden: int = 4096,
+    dim: int = 256,
+    momentum: float | Schedule = 0.99,
+    stop_gradient: bool = True,
+) -> Method:
     """Build BYOL.
 
     Args:
@@ -36,6 +43,8 @@ def byol(encoder: nn.Module, *, hidden: int = 4096, dim: int = 256, momentum: fl
       dim: size of the projection.
       momentum: of the target's average, a number or a schedule (`schedules.cosine`); applied after the
         optimizer's update, with the number of the step that was just made (0 first).
+      stop_gradient: False is an ablation: the online network is its own target, and the gradient goes into the targets
+        too (the average is kept, but not used).
 
     The loss is the sum of both directions of `2 - 2 cos`, as DeepMind's code (0..8); a mean instead is known to cost
     many points. Each view passes through the networks on its own, so batch statistics are per view. The target
@@ -81,9 +90,12 @@ def byol(encoder: nn.Module, *, hidden: int = 4096, dim: int = 256, momentum: fl
                 head, params["predictor"], state["predictor"], projection, train=True
             )
             state = {**state, "predictor": head_state}
-            target, _, target_state = project(carry.teacher["params"], target_state, image, rngs[view])
+            target = projection
+            if stop_gradient:
+                target, _, target_state = project(carry.teacher["params"], target_state, image, rngs[view])
+                target = lax.stop_gradient(target)
             predictions.append(prediction)
-            targets.append(lax.stop_gradient(target))
+            targets.append(target)
             pooled.append(features)
         value = losses.normalized_mse(predictions[0], targets[1]) + losses.normalized_mse(predictions[1], targets[0])
         carry = carry.replace(model_state=state, teacher={**carry.teacher, "model_state": target_state})

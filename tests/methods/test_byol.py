@@ -1,12 +1,13 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import optax
 import pytest
 from values import assert_close
 
-from ssl_jax import init_state, make_train_step, methods, nets
+from ssl_jax import collapse, init_state, make_train_step, methods, monitors, nets
 from ssl_jax.core import UserError
 from ssl_jax.schedules import cosine
 
@@ -137,6 +138,23 @@ def test_no_gradient_reaches_the_target(player, batch):
     assert all(np.any(leaf) for leaf in jax.tree.leaves(own["predictor"]["dense1"]))
     assert np.any(own["encoder"]["dense"]["kernel"])
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(teacher))
+
+
+@pytest.mark.parametrize("stop_gradient", [True, False])
+def test_without_the_stop_the_online_network_is_its_own_target_and_collapses(stop_gradient):
+    method = methods.byol(networks.Tiny(dim=16), hidden=16, dim=8, momentum=0.9, stop_gradient=stop_gradient)
+    tx = optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(0.2, momentum=0.9))
+    batch = networks.batch(examples=32)
+    state, step = init_state(method, tx, batch), make_train_step(method, tx)
+    before = jax.tree.map(np.asarray, state.carry.teacher["model_state"])
+    for _ in range(100):
+        state, metrics = step(state, batch)
+    std = float(monitors.collapse(metrics["embedding"])["embedding_std"])
+    assert std > 0.5 if stop_gradient else std < 0.1
+    assert (collapse.embedding({"embedding_std": std}) is None) == stop_gradient
+    after = state.carry.teacher["model_state"]
+    moved = jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.any(a != b)), before, after))
+    assert all(moved) if stop_gradient else not any(moved)
 
 
 def test_the_average_covers_parameters_and_not_statistics(player):
