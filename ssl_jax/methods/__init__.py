@@ -11,6 +11,7 @@ from ssl_jax.methods.obow import obow
 from ssl_jax.methods.relative_patch import relative_patch
 from ssl_jax.methods.rotation import rotation
 from ssl_jax.methods.simclr import simclr
+from ssl_jax.methods.simsiam import simsiam
 from ssl_jax.methods.supervised import supervised
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "relative_patch",
     "rotation",
     "simclr",
+    "simsiam",
     "supervised",
 ]
