@@ -1,5 +1,6 @@
 """Methods: one file each, a factory that takes an encoder and keyword arguments and returns a `core.Method`."""
 
+from ssl_jax.methods.barlow_twins import barlow_twins
 from ssl_jax.methods.bownet import bownet
 from ssl_jax.methods.byol import byol
 from ssl_jax.methods.colorization import colorization
@@ -15,6 +16,7 @@ from ssl_jax.methods.simsiam import simsiam
 from ssl_jax.methods.supervised import supervised
 
 __all__ = [
+    "barlow_twins",
     "bownet",
     "byol",
     "colorization",
