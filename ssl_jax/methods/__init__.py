@@ -14,6 +14,7 @@ from ssl_jax.methods.rotation import rotation
 from ssl_jax.methods.simclr import simclr
 from ssl_jax.methods.simsiam import simsiam
 from ssl_jax.methods.supervised import supervised
+from ssl_jax.methods.vicreg import vicreg
 
 __all__ = [
     "barlow_twins",
@@ -30,4 +31,5 @@ __all__ = [
     "simclr",
     "simsiam",
     "supervised",
+    "vicreg",
 ]
