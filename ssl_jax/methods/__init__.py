@@ -9,6 +9,7 @@ from ssl_jax.methods.distillation import distillation
 from ssl_jax.methods.jigsaw import jigsaw
 from ssl_jax.methods.moco import moco
 from ssl_jax.methods.moco_v3 import moco_v3
+from ssl_jax.methods.nnclr import nnclr
 from ssl_jax.methods.obow import obow
 from ssl_jax.methods.relative_patch import relative_patch
 from ssl_jax.methods.rotation import rotation
@@ -27,6 +28,7 @@ __all__ = [
     "jigsaw",
     "moco",
     "moco_v3",
+    "nnclr",
     "obow",
     "relative_patch",
     "rotation",
