@@ -27,6 +27,7 @@ RECIPES = (  # of ssl_jax.augment, one a line
     "bownet",
     "byol",
     "clean",
+    "instance",
     "moco_v1",
     "moco_v2",
     "obow",

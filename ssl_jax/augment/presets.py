@@ -119,6 +119,16 @@ def moco_v1(
     return two_views(_with(moco_v1_view(), overrides), size=size, mean=mean, std=std, dtype=dtype)
 
 
+def instance(
+    size: int, *, mean: Stats = None, std: Stats = None, dtype: DTypeLike = jnp.float32, **overrides: Any
+) -> MakeViews:
+    """Return the one view of instance discrimination (arXiv 1805.01978), `[b 1 size size c]`: MoCo v1's.
+
+    The authors draw greyscale before the jitter; here it comes after. Arguments as for `simclr`.
+    """
+    return views([_with(moco_v1_view(), overrides)], size=size, mean=mean, std=std, dtype=dtype)
+
+
 def moco_v2(
     size: int, *, mean: Stats = None, std: Stats = None, dtype: DTypeLike = jnp.float32, **overrides: Any
 ) -> MakeViews:

@@ -7,6 +7,7 @@ from ssl_jax.methods.colorization import colorization
 from ssl_jax.methods.cpc import cpc
 from ssl_jax.methods.distillation import distillation
 from ssl_jax.methods.jigsaw import jigsaw
+from ssl_jax.methods.memory_bank import memory_bank
 from ssl_jax.methods.moco import moco
 from ssl_jax.methods.moco_v3 import moco_v3
 from ssl_jax.methods.nnclr import nnclr
@@ -26,6 +27,7 @@ __all__ = [
     "cpc",
     "distillation",
     "jigsaw",
+    "memory_bank",
     "moco",
     "moco_v3",
     "nnclr",

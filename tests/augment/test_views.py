@@ -154,6 +154,13 @@ def test_presets(preset, dtype):
     assert float(made.max()) <= 1
 
 
+def test_instance_discrimination_has_one_view_which_is_moco_v1s():
+    made = jax.jit(augment.instance(size=12))(keys(4), images(4))
+    same = jax.jit(augment.views([augment.moco_v1_view()], size=12))(keys(4), images(4))
+    assert made.shape == (4, 1, 12, 12, 3)
+    np.testing.assert_array_equal(made, same)
+
+
 def test_the_papers_values():
     assert augment.simclr_view(0.5, blur=False) == augment.View(
         flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), jitter_prob=0.8, grey_prob=0.2
