@@ -52,7 +52,9 @@ def test_views_without_anything_in_common_raise_an_alarm():
     assert warn({"step": 200}) is None
 
 
-@pytest.mark.parametrize("name", ["layers", "hidden", "dim", "redundancy", "scale"])
-def test_impossible_settings_are_refused_when_the_method_is_built(name):
-    with pytest.raises(UserError, match=f"`{name}` must be above 0, but is 0"):
-        build(**{name: 0})
+@pytest.mark.parametrize(
+    ("name", "value"), [("layers", 0), ("hidden", 0), ("dim", 0), ("redundancy", 0.0), ("scale", 0.0)]
+)
+def test_impossible_settings_are_refused_when_the_method_is_built(name, value):
+    with pytest.raises(UserError, match=f"`{name}` must be above 0, but is {value}"):
+        build(**{name: value})

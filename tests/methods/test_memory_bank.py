@@ -129,9 +129,9 @@ def test_the_number_of_slots_is_the_datas():
 
 def test_a_softmax_that_stays_at_chance_raises_an_alarm():
     warn = build(noise=None).warn
-    assert "a guess among 30" in warn({"step": 500, "loss": float(np.log(30))})
-    assert warn({"step": 500, "loss": 2.0}) is None
-    assert build().warn({"step": 500, "loss": float(np.log(30))}) is None
+    assert "a guess among 30" in warn({"step": 500.0, "loss": float(np.log(30))})
+    assert warn({"step": 500.0, "loss": 2.0}) is None
+    assert build().warn({"step": 500.0, "loss": float(np.log(30))}) is None
 
 
 def test_a_batch_without_ids_is_an_error():

@@ -90,7 +90,9 @@ def test_the_projector_has_norms_after_all_layers_and_the_predictor_after_its_hi
     assert carry.teacher is None
 
 
-@pytest.mark.parametrize("name", ["hidden", "predictor_hidden", "dim", "queue_size", "temperature"])
-def test_impossible_settings_are_refused_when_the_method_is_built(name):
-    with pytest.raises(UserError, match=f"`{name}` must be above 0, but is 0"):
-        build(**{name: 0})
+@pytest.mark.parametrize(
+    ("name", "value"), [("hidden", 0), ("predictor_hidden", 0), ("dim", 0), ("queue_size", 0), ("temperature", 0.0)]
+)
+def test_impossible_settings_are_refused_when_the_method_is_built(name, value):
+    with pytest.raises(UserError, match=f"`{name}` must be above 0, but is {value}"):
+        build(**{name: value})

@@ -57,7 +57,10 @@ def test_a_hinge_that_stays_whole_raises_an_alarm():
     assert warn({"step": 200}) is None
 
 
-@pytest.mark.parametrize("name", ["layers", "hidden", "dim", "invariance", "variance", "covariance"])
-def test_impossible_settings_are_refused_when_the_method_is_built(name):
-    with pytest.raises(UserError, match=f"`{name}` must be above 0, but is 0"):
-        build(**{name: 0})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("layers", 0), ("hidden", 0), ("dim", 0), ("invariance", 0.0), ("variance", 0.0), ("covariance", 0.0)],
+)
+def test_impossible_settings_are_refused_when_the_method_is_built(name, value):
+    with pytest.raises(UserError, match=f"`{name}` must be above 0, but is {value}"):
+        build(**{name: value})
