@@ -52,19 +52,22 @@ def views_of(batch: PyTree, *, count: int | None = None) -> Float[Array, "b v h 
     return views
 
 
-def crops_of(batch: PyTree, *, groups: int | None = None) -> tuple[Float[Array, "b _ _ _ _"], ...]:
+def crops_of(batch: PyTree, *, groups: int | None = None, views: int = 1) -> tuple[Float[Array, "b _ _ _ _"], ...]:
     """The batch's views of several sizes: a tuple of arrays `[b v h w c]`, one per size; `groups` of them if given.
 
-    One array stands for a tuple of one.
+    One array stands for a tuple of one. There must be at least `views` in all.
     """
-    views = batch.get("views")
-    crops = views if isinstance(views, tuple) else (views_of(batch),)
+    given = batch.get("views")
+    crops = given if isinstance(given, tuple) else (views_of(batch),)
     if any(getattr(x, "ndim", None) != 5 for x in crops) or (groups is not None and len(crops) != groups):
         shapes = [tuple(getattr(x, "shape", ())) for x in crops]
         raise UserError(
             f"This method takes views of {groups or 'several'} size(s), a tuple of arrays [b, v, h, w, c], but was "
             f"given the shapes {shapes}."
         )
+    found = sum(x.shape[1] for x in crops)
+    if found < views:
+        raise UserError(f"This method compares at least {views} views of each example, but was given {found}.")
     return crops
 
 

@@ -43,6 +43,26 @@ def same_words(logged: Mapping[str, float], *, after: int = 200, above: float = 
         if key.startswith("words_image") and batch and logged.get("step", 0) >= after and batch < above * image:
             return f"all images hold the same visual words ({key} {image:.1f}, in the whole batch {batch:.1f})"
     return None
+def prototypes(count: int, *, after: int = 200, within: float = 0.01) -> Warn:
+    """Targets over `count` prototypes say nothing, for one of two reasons; from what `losses.usage` tells.
+
+    They are all alike and even (entropy near ln(count): too little sharpening), or one prototype takes every image
+    (entropy and divergence near 0, too little centring); near means within `within` times ln(count). Sure targets that
+    a student has learnt are no collapse as long as different images have different ones.
+    """
+    near = within * math.log(count)
+
+    def warn(logged: Mapping[str, float]) -> str | None:
+        entropy, kl, used = (logged.get(name) for name in ("target_entropy", "target_kl", "prototypes_used"))
+        if entropy is None or kl is None or used is None or logged.get("step", 0) < after:
+            return None
+        if entropy > math.log(count) - near:
+            return f"the targets are even over all {count} prototypes (entropy {entropy:.3f}, ln {count})"
+        if entropy < near and kl < near and used < 1.5:
+            return f"one of {count} prototypes takes every image (entropy {entropy:.3f}, divergence {kl:.3f})"
+        return None
+
+    return warn
 
 
 def any_of(*checks: Warn) -> Warn:

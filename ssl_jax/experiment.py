@@ -28,11 +28,13 @@ RECIPES = (  # of ssl_jax.augment, one a line
     "byol",
     "clean",
     "instance",
+    "dino",
     "moco_v1",
     "moco_v2",
     "obow",
     "simclr",
     "single",
+    "swav",
 )
 
 

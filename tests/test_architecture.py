@@ -33,6 +33,7 @@ FLOORS = [
         "report",
         "schedules",
         "sharding",
+        "small_data",
     },
     {"methods"},
     {"catalogue", "checkpoint", "evaluation", "interop", "train_step", "training"},

@@ -28,6 +28,7 @@ from ssl_jax.augment.crop import (
 )
 from ssl_jax.augment.cutmix import cutmix
 from ssl_jax.augment.erase import random_erasing
+from ssl_jax.augment.multicrop import dino, local_size, multi_crop, swav
 from ssl_jax.augment.obow import grid_patches, obow
 from ssl_jax.augment.patch import random_patch
 from ssl_jax.augment.presets import (
@@ -64,14 +65,17 @@ __all__ = [
     "crop_and_resize",
     "crop_box",
     "cutmix",
+    "dino",
     "flip_left_right",
     "gaussian_blur",
     "grid_patches",
     "instance",
+    "local_size",
     "moco_v1",
     "moco_v1_view",
     "moco_v2",
     "moco_v2_view",
+    "multi_crop",
     "normalize",
     "obow",
     "prepare",
@@ -85,6 +89,7 @@ __all__ = [
     "simclr_view",
     "single",
     "solarize",
+    "swav",
     "to_grey",
     "two_views",
     "views",

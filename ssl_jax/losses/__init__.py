@@ -6,7 +6,9 @@ from ssl_jax.losses.infonce import infonce, infonce_among, infonce_in_batch, inf
 from ssl_jax.losses.nce import nce
 from ssl_jax.losses.normalize import at_least_float32, l2_normalize
 from ssl_jax.losses.ntxent import ntxent
+from ssl_jax.losses.prototypes import cross_view_entropy, entropy, soft_targets, usage
 from ssl_jax.losses.regression import cosine, negative_cosine, normalized_mse
+from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.losses.soft_labels import soft_labels
 from ssl_jax.losses.soft_targets import kl_divergence, soft_cross_entropy
 from ssl_jax.losses.vicreg import vicreg, vicreg_terms
@@ -18,6 +20,8 @@ __all__ = [
     "cosine",
     "cross_correlation",
     "cross_entropy",
+    "cross_view_entropy",
+    "entropy",
     "infonce",
     "infonce_among",
     "infonce_in_batch",
@@ -29,8 +33,11 @@ __all__ = [
     "normalized_mse",
     "ntxent",
     "retrieval_accuracy",
+    "sinkhorn",
     "soft_cross_entropy",
     "soft_labels",
+    "soft_targets",
+    "usage",
     "vicreg",
     "vicreg_terms",
 ]

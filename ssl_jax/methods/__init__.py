@@ -5,6 +5,7 @@ from ssl_jax.methods.bownet import bownet
 from ssl_jax.methods.byol import byol
 from ssl_jax.methods.colorization import colorization
 from ssl_jax.methods.cpc import cpc
+from ssl_jax.methods.dino import dino
 from ssl_jax.methods.distillation import distillation
 from ssl_jax.methods.jigsaw import jigsaw
 from ssl_jax.methods.memory_bank import memory_bank
@@ -17,6 +18,7 @@ from ssl_jax.methods.rotation import rotation
 from ssl_jax.methods.simclr import simclr
 from ssl_jax.methods.simsiam import simsiam
 from ssl_jax.methods.supervised import supervised
+from ssl_jax.methods.swav import swav
 from ssl_jax.methods.vicreg import vicreg
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "byol",
     "colorization",
     "cpc",
+    "dino",
     "distillation",
     "jigsaw",
     "memory_bank",
@@ -37,5 +40,6 @@ __all__ = [
     "simclr",
     "simsiam",
     "supervised",
+    "swav",
     "vicreg",
 ]

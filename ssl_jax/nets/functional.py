@@ -5,10 +5,12 @@ encoder's signature, `__call__(image [b h w c], train: bool) -> pooled [b d]` or
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ssl_jax.core import Carry, PyTree, UserError
@@ -72,6 +74,27 @@ def encode(
             f"but returned {type(output).__name__} with shape {getattr(pooled, 'shape', None)}."
         )
     return pooled, maps, state
+
+
+def encode_crops(
+    module: nn.Module,
+    params: PyTree,
+    state: PyTree,
+    crops: Sequence[Float[Array, "b _ _ _ _"]],
+    *,
+    train: bool,
+    rng: PRNGKeyArray,
+) -> tuple[Float[Array, "b v d"], PyTree]:
+    """Run an encoder on views of several sizes, all of one size at a time; returns `(pooled, next state)`.
+
+    Batch statistics are those of all views of a size together, as in the code of SwAV and DINO.
+    """
+    b, pooled = len(crops[0]), []
+    for crop, key in zip(crops, jax.random.split(rng, len(crops)), strict=True):
+        image = crop.reshape(-1, *crop.shape[2:])
+        features, _, state = encode(module, params, state, image, train=train, rng=key)
+        pooled.append(features.reshape(b, -1, features.shape[-1]))
+    return jnp.concatenate(pooled, axis=1), state
 
 
 def init_encoder(
