@@ -28,6 +28,7 @@ from ssl_jax.augment.crop import (
 )
 from ssl_jax.augment.cutmix import cutmix
 from ssl_jax.augment.erase import random_erasing
+from ssl_jax.augment.masking import block_mask
 from ssl_jax.augment.multicrop import dino, local_size, multi_crop, swav
 from ssl_jax.augment.obow import grid_patches, obow
 from ssl_jax.augment.patch import random_patch
@@ -56,6 +57,7 @@ __all__ = [
     "adjust_contrast",
     "adjust_hue",
     "adjust_saturation",
+    "block_mask",
     "bownet",
     "bownet_view",
     "byol",

@@ -3,10 +3,11 @@
 from ssl_jax.losses.barlow_twins import barlow_twins, cross_correlation
 from ssl_jax.losses.classification import accuracy, cross_entropy
 from ssl_jax.losses.infonce import infonce, infonce_among, infonce_in_batch, infonce_logits, retrieval_accuracy
+from ssl_jax.losses.koleo import koleo
 from ssl_jax.losses.nce import nce
 from ssl_jax.losses.normalize import at_least_float32, l2_normalize
 from ssl_jax.losses.ntxent import ntxent
-from ssl_jax.losses.prototypes import cross_view_entropy, entropy, soft_targets, usage
+from ssl_jax.losses.prototypes import cross_view_entropy, entropy, masked_cross_entropy, soft_targets, usage
 from ssl_jax.losses.regression import cosine, negative_cosine, normalized_mse
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.losses.soft_labels import soft_labels
@@ -27,7 +28,9 @@ __all__ = [
     "infonce_in_batch",
     "infonce_logits",
     "kl_divergence",
+    "koleo",
     "l2_normalize",
+    "masked_cross_entropy",
     "nce",
     "negative_cosine",
     "normalized_mse",

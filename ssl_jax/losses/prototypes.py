@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ssl_jax.losses.normalize import at_least_float32
 
@@ -40,6 +40,20 @@ def cross_view_entropy(
     t, v = pairs.shape
     other = 1.0 - jnp.eye(t, v, dtype=pairs.dtype)
     return jnp.sum(pairs * other) / (t * v - min(t, v))
+
+
+def masked_cross_entropy(
+    targets: Float[Array, "b v n k"], logits: Float[Array, "b v n k"], mask: Bool[Array, "b v n"], *, temperature: float
+) -> Float[Array, ""]:
+    """Cross-entropy of the patches of each view where `mask` is true: their mean, then the mean over all views.
+
+    Views without such patches count as 0 (iBOT, Zhou et al., ICLR 2022, eq. 2, and DINOv2). Targets are constants.
+    """
+    log_probabilities = jax.nn.log_softmax(at_least_float32(logits) / temperature)
+    targets = jax.lax.stop_gradient(targets).astype(log_probabilities.dtype)
+    each = -jnp.sum(targets * log_probabilities, axis=-1)
+    weight = mask.astype(each.dtype)
+    return jnp.mean(jnp.sum(each * weight, axis=-1) / jnp.maximum(jnp.sum(weight, axis=-1), 1.0))
 
 
 def entropy(probabilities: Float[Array, "... k"]) -> Float[Array, "..."]:

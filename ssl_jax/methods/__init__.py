@@ -7,6 +7,7 @@ from ssl_jax.methods.colorization import colorization
 from ssl_jax.methods.cpc import cpc
 from ssl_jax.methods.dino import dino
 from ssl_jax.methods.distillation import distillation
+from ssl_jax.methods.ibot import ibot
 from ssl_jax.methods.jigsaw import jigsaw
 from ssl_jax.methods.memory_bank import memory_bank
 from ssl_jax.methods.moco import moco
@@ -29,6 +30,7 @@ __all__ = [
     "cpc",
     "dino",
     "distillation",
+    "ibot",
     "jigsaw",
     "memory_bank",
     "moco",

@@ -24,6 +24,7 @@ CARD = Card(
     family="teacher and student",
     papers=("2104.14294",),
     encoders="any",
+    state=("teacher", "center"),
     published="77.0 linear, ViT-S/16, 800 epochs",
 )
 

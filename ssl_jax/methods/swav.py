@@ -24,6 +24,7 @@ CARD = Card(
     family="decorrelation and clustering",
     papers=("2006.09882",),
     encoders="any",
+    state=("queue",),
     published="75.3 linear, ResNet-50, 800 epochs",
 )
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ssl_jax.core import UserError
 from ssl_jax.nets import positions
@@ -32,6 +32,7 @@ class ViT(nn.Module):
         `positions.resize`), or fixed "sincos" ones.
       drop_path: stochastic depth of the last block; it grows linearly from 0. Draws from the rng "dropout".
       freeze_patches: no gradient to the patch embedding (MoCo v3, arXiv:2104.02057).
+      mask_token: have the parameter "mask_token", which stands for masked patches (iBOT); it starts at zero.
       dtype: of the arithmetic and of the maps. Parameters and the pooled features are float32.
     """
 
@@ -44,21 +45,28 @@ class ViT(nn.Module):
     pos: str = "learned"
     drop_path: float = 0.0
     freeze_patches: bool = False
+    mask_token: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], train: bool, keep: Int[Array, "b k"] | None = None
+        self,
+        x: Float[Array, "b h w c"],
+        train: bool,
+        keep: Int[Array, "b k"] | None = None,
+        mask: Bool[Array, "b n"] | None = None,
     ) -> tuple[Float[Array, "b d"], dict[str, Array]]:
         """Encode images.
 
         The maps, all after the final norm as in DINO's `get_intermediate_layers`: "tokens" `[b 1+n d]`, the class token
         first; for block i = 1, 2, ...: "cls{i}" `[b d]` and "block{i}" `[b h w d]`; "grid" is the last block's.
         With `keep`, indices of patches in row-major order, only those enter (MAE), and "tokens" `[b 1+k d]` is the only
-        map.
+        map. With `mask` the mask token takes the place of the patches where it is true; their positions stay.
         """
         self._check(x)
-        tokens = self._embed(x, keep)
+        if mask is not None and not self.mask_token:
+            raise UserError("a mask needs a mask token: make the ViT with mask_token=True")
+        tokens = self._embed(x, keep, mask)
         b, p, q = x.shape[0], x.shape[1] // self.patch, x.shape[2] // self.patch
         norm = LayerNorm(dtype=self.dtype, name="norm")
         maps: dict[str, Array] = {}
@@ -73,7 +81,7 @@ class ViT(nn.Module):
         pooled = normed.astype(at_least_float32(self.dtype))
         return pooled[:, 0] if self.pool == "cls" else pooled[:, 1:].mean(1), maps
 
-    def _embed(self, x: Array, keep: Array | None) -> Array:
+    def _embed(self, x: Array, keep: Array | None, mask: Array | None) -> Array:
         """Patches and class token with their positions."""
         b, height, width, c = x.shape
         p, q, size = height // self.patch, width // self.patch, self.patch
@@ -83,6 +91,10 @@ class ViT(nn.Module):
             kernel, bias = jax.lax.stop_gradient((kernel, bias))
         patches = x.reshape(b, p, size, q, size, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, p * q, size * size * c)
         tokens = patches.astype(self.dtype) @ kernel.reshape(-1, self.dim).astype(self.dtype)
+        if self.mask_token:
+            token = self.param("mask_token", nn.initializers.zeros, (self.dim,), jnp.float32)
+            if mask is not None:  # less the bias, which comes back with the positions
+                tokens = jnp.where(mask[:, :, None], (token - bias).astype(self.dtype)[None, None], tokens)
         cls, grid = self._positions(p, q)
         tokens = tokens + (grid.reshape(1, p * q, -1) + bias[None, None]).astype(self.dtype)
         if keep is not None:

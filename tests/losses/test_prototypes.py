@@ -78,9 +78,9 @@ def test_usage_tells_both_collapses():
     found = []
     for targets, loss in ((even, np.log(8)), (one, 0.0), (spread, 1.0), (spread, 0.0)):
         numbers = {name: float(x) for name, x in losses.usage(targets, jnp.float32(loss)).items()}
-        found.append([*(round(x, 5) for x in numbers.values()), warn({**numbers, "step": 500})])
-        assert warn({**numbers, "step": 100}) is None
-        assert warn({"step": 500}) is None
+        found.append([*(round(x, 5) for x in numbers.values()), warn({**numbers, "step": 500.0})])
+        assert warn({**numbers, "step": 100.0}) is None
+        assert warn({"step": 500.0}) is None
     ln8 = round(np.log(8), 5)
     assert found[0][:3] == pytest.approx([ln8, 0, 8], abs=1e-4)
     assert found[1][:3] == pytest.approx([0, 0, 1], abs=1e-4)
@@ -88,3 +88,15 @@ def test_usage_tells_both_collapses():
     assert "even over all 8 prototypes" in found[0][3]
     assert "one of 8 prototypes takes every image" in found[1][3]
     assert found[2][3] is found[3][3] is None
+
+
+def test_masked_cross_entropy_is_a_mean_over_hidden_patches_then_over_views():
+    rng = np.random.default_rng(0)
+    targets, logits = rng.dirichlet(np.ones(6), (3, 2, 5)), rng.normal(size=(3, 2, 5, 6))
+    mask = rng.random((3, 2, 5)) < 0.5
+    mask[1, 0] = False
+    log_p = logits / 0.2 - np.log(np.exp(logits / 0.2).sum(-1, keepdims=True))
+    each = -(targets * log_p).sum(-1)
+    expected = np.mean([[each[i, j][mask[i, j]].mean() if mask[i, j].any() else 0 for j in range(2)] for i in range(3)])
+    arrays = (jnp.asarray(x, jnp.float32) for x in (targets, logits))
+    assert_close(losses.masked_cross_entropy(*arrays, jnp.asarray(mask), temperature=0.2), expected)

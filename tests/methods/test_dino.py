@@ -118,7 +118,7 @@ def test_each_half_of_centring_and_sharpening_alone_collapses(arguments, low, hi
         state, metrics = step(state, {"views": views})
     entropy = float(metrics["target_entropy"]) / np.log(16)
     assert low <= entropy <= high + 1e-6
-    sentence = method.warn({**{k: float(v) for k, v in metrics.items() if v.ndim == 0}, "step": 300})
+    sentence = method.warn({**{k: float(v) for k, v in metrics.items() if v.ndim == 0}, "step": 300.0})
     assert sentence is None if words is None else words in sentence
 
 

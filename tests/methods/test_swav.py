@@ -121,9 +121,10 @@ def test_prototypes_are_frozen_at_first():
 
 def test_stuck_at_the_logarithm_of_the_prototypes_is_said():
     method = methods.swav(Linear(), **SMALL)
-    assert "that of a guess among 10" in method.warn({"loss": 2.303, "step": 400})
+    assert "that of a guess among 10" in method.warn({"loss": 2.303, "step": 400.0})
     assert (
-        method.warn({"loss": 1.5, "step": 400, "target_entropy": 1.0, "target_kl": 0.5, "prototypes_used": 9}) is None
+        method.warn({"loss": 1.5, "step": 400.0, "target_entropy": 1.0, "target_kl": 0.5, "prototypes_used": 9.0})
+        is None
     )
 
 

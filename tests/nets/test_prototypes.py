@@ -18,7 +18,7 @@ def by_hand(params, x, layers):
         x = x if i == layers - 1 else x * (1 + erf(x / np.sqrt(2))) / 2
     x = x / np.linalg.norm(x, axis=1, keepdims=True)
     last = np.asarray(params["last"]["kernel"], np.float64)
-    return x @ (last / np.linalg.norm(last, axis=0)) * params["last"].get("scale", 1.0), x
+    return x @ (last / np.linalg.norm(last, axis=0)) * np.asarray(params["last"].get("scale", 1.0)), x
 
 
 def test_scores_and_embedding():

@@ -106,6 +106,28 @@ def test_kept_patches_alone_enter():
     assert set(less) == {"tokens"}
 
 
+def test_mask_token_hides_patches_and_not_their_positions():
+    model = nets.ViT(**SMALL, mask_token=True)
+    variables = model.init(jax.random.key(1), IMAGES, train=True)
+    plain = nets.ViT(**SMALL).init(jax.random.key(1), IMAGES, train=True)["params"]
+    assert set(variables["params"]) - set(plain) == {"mask_token"}
+    token = jnp.asarray(np.random.default_rng(0).normal(size=8), jnp.float32)
+    variables = {"params": {**variables["params"], "mask_token": token, "patch_bias": 0.5 * token}}
+    mask = jnp.asarray([[False] * 5 + [True]] * 4)
+    hidden = model.apply(variables, IMAGES, train=False, mask=mask)[1]["tokens"]
+    changed = IMAGES.at[:, 4:, 8:].set(7)  # the last of 2 x 3 patches
+    np.testing.assert_array_equal(model.apply(variables, changed, train=False, mask=mask)[1]["tokens"], hidden)
+    # A patch of zeros is its bias and its position; with the token as bias it is what the token gives.
+    same = {"params": {**variables["params"], "patch_kernel": 0 * plain["patch_kernel"], "patch_bias": token}}
+    every = model.apply(same, IMAGES, train=False)[1]["tokens"]
+    masked = model.apply(
+        {"params": {**same["params"], "patch_bias": 0 * token}}, IMAGES, train=False, mask=~mask | mask
+    )
+    np.testing.assert_allclose(masked[1]["tokens"], every, atol=1e-5)
+    with pytest.raises(UserError, match="make the ViT with mask_token=True"):
+        nets.ViT(**SMALL).init(jax.random.key(1), IMAGES, train=True, mask=mask)
+
+
 def test_stochastic_depth_acts_in_training_only():
     model = nets.ViT(**SMALL, drop_path=0.9)
     variables = model.init(jax.random.key(1), IMAGES, train=False)
