@@ -105,20 +105,26 @@ def ibot(
         check_momentum(value)
     if koleo < 0 or patch_weight < 0:
         raise UserError(f"Weights of losses can't be negative, but are koleo={koleo}, patch_weight={patch_weight}.")
-    hide = functools.partial(augment.block_mask, ratio=mask_ratio, probability=mask_probability)
-    jax.eval_shape(functools.partial(hide, grid=(2, 2)), jax.random.key(0))  # complains now rather than in the step
+    draw = functools.partial(augment.block_mask, ratio=mask_ratio, probability=mask_probability)
+    jax.eval_shape(functools.partial(draw, grid=(2, 2)), jax.random.key(0))  # complains now rather than in the step
     head = PrototypeHead(prototypes, hidden, bottleneck, train_norms=train_norms, dtype=encoder.dtype)
     patch_head = "head" if shared_head else "patch_head"
     student = encoder.clone(mask_token=True)
     calm = student.clone(drop_path=0.0)
 
+    def hide(rng, crop):
+        """Which patches of large views [b v h w c] the student does not see, [b v n]."""
+        b, v, height, width, _ = crop.shape
+        grid = (height // encoder.patch, width // encoder.patch)
+        mask = jax.vmap(functools.partial(draw, grid=grid))(jax.random.split(rng, b * v))
+        return mask.reshape(b, v, -1)
+
     def tokens_of(network, params, crop, rng, mask=None):
         """All tokens [b v 1+n d] after the last norm, and the pooled features [b v d]."""
-        b, v = crop.shape[:2]
-        pooled, maps, _ = functional.encode(
-            network, params["encoder"], {}, crop.reshape(b * v, *crop.shape[2:]), train=True, rng=rng, mask=mask
-        )
-        return maps["tokens"].reshape(b, v, *maps["tokens"].shape[1:]), pooled.reshape(b, v, -1)
+        rows = crop.reshape(-1, *crop.shape[2:])
+        mask = None if mask is None else mask.reshape(len(rows), -1)
+        pooled, maps, _ = functional.encode(network, params["encoder"], {}, rows, train=True, rng=rng, mask=mask)
+        return tuple(x.reshape(*crop.shape[:2], *x.shape[1:]) for x in (maps["tokens"], pooled))
 
     def score(params, tokens):
         """Scores and embeddings of tokens [... d] with a head's parameters."""
@@ -126,10 +132,26 @@ def ibot(
         return tuple(x.reshape(*tokens.shape[:-1], -1) for x in (scores, embedding))
 
     def targets_of(scores, center, tau, where=None):
-        if not sinkhorn:
-            return losses.soft_targets(scores, center, tau)
-        flat = losses.sinkhorn(scores.reshape(-1, prototypes), epsilon=tau, where=where)
-        return flat.reshape(scores.shape)
+        """Targets for scores [... k], and the next centre."""
+        if sinkhorn:
+            flat = losses.sinkhorn(scores.reshape(-1, prototypes), epsilon=tau, where=where)
+            return flat.reshape(scores.shape), center
+        mean = jnp.mean(scores.reshape(-1, prototypes), axis=0)
+        return losses.soft_targets(scores, center, tau), ema(center, mean, center_momentum)
+
+    def ask(teacher, memory, crop, mask, rng, step):
+        """The teacher's targets for class tokens [b v k] and patches [b v n k], and the next memory; all constants."""
+        tokens, _ = tokens_of(calm, teacher, crop, rng)
+        whole, center = targets_of(
+            score(teacher["head"], tokens[:, :, 0])[0], memory["center"], value_at(teacher_temperature, step)
+        )
+        patches, patch_center = targets_of(
+            score(teacher[patch_head], tokens[:, :, 1:])[0],
+            memory["patch_center"],
+            value_at(patch_temperature, step),
+            where=mask.reshape(-1),
+        )
+        return lax.stop_gradient((whole, patches, {"center": center, "patch_center": patch_center}))
 
     def init(rng, batch):
         encoder_rng, head_rng, patch_rng = jax.random.split(rng, 3)
@@ -147,45 +169,28 @@ def ibot(
         )
 
     def loss(params, carry, batch, rng, step):
-        crops, teacher = crops_of(batch, views=2), lax.stop_gradient(carry.teacher["params"])
-        memory = lax.stop_gradient(carry.memory)
+        crops = crops_of(batch, views=2)
         mask_rng, *rngs = jax.random.split(rng, 1 + len(crops))
-        b, g, height, width, _ = crops[0].shape
-        grid = (height // encoder.patch, width // encoder.patch)
-        mask = jax.vmap(functools.partial(hide, grid=grid))(jax.random.split(mask_rng, b * g)).reshape(b * g, -1)
-
-        seen, _ = tokens_of(calm, teacher, crops[0], rngs[0])
-        seen_class, _ = score(teacher["head"], seen[:, :, 0])
-        seen_patch, _ = score(teacher[patch_head], seen[:, :, 1:])
-        targets = targets_of(seen_class, memory["center"], value_at(teacher_temperature, step))
-        patch_targets = targets_of(
-            seen_patch, memory["patch_center"], value_at(patch_temperature, step), mask.reshape(-1)
-        )
-
+        mask = hide(mask_rng, crops[0])
+        targets, patch_targets, memory = ask(carry.teacher["params"], carry.memory, crops[0], mask, rngs[0], step)
         large, pooled = tokens_of(student, params, crops[0], rngs[0], mask)
         small = [tokens_of(student, params, crop, r)[0][:, :, 0] for crop, r in zip(crops[1:], rngs[1:], strict=True)]
         scores, embedding = score(params["head"], jnp.concatenate([large[:, :, 0], *small], axis=1))
         class_loss = losses.cross_view_entropy(targets, scores, temperature=temperature)
         patch_scores, _ = score(params[patch_head], large[:, :, 1:])
-        patch_loss = losses.masked_cross_entropy(
-            patch_targets, patch_scores, mask.reshape(b, g, -1), temperature=temperature
-        )
+        patch_loss = losses.masked_cross_entropy(patch_targets, patch_scores, mask, temperature=temperature)
         value = class_loss + patch_weight * patch_loss
         if koleo:
-            value = value + koleo * sum(losses.koleo(large[:, i, 0]) for i in range(g))
-        if not sinkhorn:
-            memory = {
-                "center": ema(memory["center"], jnp.mean(seen_class, axis=(0, 1)), center_momentum),
-                "patch_center": ema(memory["patch_center"], jnp.mean(seen_patch, axis=(0, 1, 2)), center_momentum),
-            }
+            value = value + koleo * sum(losses.koleo(large[:, i, 0]) for i in range(large.shape[1]))
         metrics = {
             **losses.usage(targets, lax.stop_gradient(class_loss)),
             "class_loss": class_loss,
             "patch_loss": patch_loss,
             "hidden_patches": jnp.mean(mask.astype(jnp.float32)),
+            "embedding": embedding[:, 0],
+            "features": pooled[:, 0],
         }
-        carry = carry.replace(memory=memory)
-        return value, (carry, {**metrics, "embedding": embedding[:, 0], "features": pooled[:, 0]})
+        return value, (carry.replace(memory=memory), metrics)
 
     def update(params, carry, step):
         average = ema(carry.teacher["params"], params, value_at(momentum, step))

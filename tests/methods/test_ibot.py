@@ -1,5 +1,7 @@
 """iBOT: a step is the sum of its parts, what is hidden from whom, DINOv2's targets, and a ViT or nothing."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,12 +32,14 @@ def moved(params, scale=0.1):
     return jax.tree.map(lambda p: p + scale * rng.normal(size=p.shape).astype(np.float32), params)
 
 
+@functools.partial(jax.jit, static_argnames="name")
 def scores_of(params, name, tokens):
     head = nets.prototypes.PrototypeHead(12, 16, 8)
     rows = tokens.reshape(-1, tokens.shape[-1])
     return functional.apply(head, params[name], {}, rows, train=True)[0][0].reshape(*tokens.shape[:-1], 12)
 
 
+@jax.jit
 def tokens_of(params, crop, mask=None):
     rows = crop.reshape(-1, *crop.shape[2:])
     vit = VIT.clone(mask_token=True)
