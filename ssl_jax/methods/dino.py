@@ -133,7 +133,7 @@ def dino(
             teacher={**carry.teacher, "model_state": lax.stop_gradient(teacher_state)},
             memory={"center": center},
         )
-        metrics = {**losses.usage(targets, lax.stop_gradient(value)), "embedding": embedding[:, 0]}
+        metrics = {**losses.usage(targets, lax.stop_gradient(value)), "embedding": losses.centered(embedding[:, 0])}
         return value, (carry, {**metrics, "features": pooled[:, 0]})
 
     def update(params, carry, step):

@@ -187,7 +187,7 @@ def ibot(
             "class_loss": class_loss,
             "patch_loss": patch_loss,
             "hidden_patches": jnp.mean(mask.astype(jnp.float32)),
-            "embedding": embedding[:, 0],
+            "embedding": losses.centered(embedding[:, 0]),
             "features": pooled[:, 0],
         }
         return value, (carry.replace(memory=memory), metrics)

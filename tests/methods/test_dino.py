@@ -58,6 +58,7 @@ def test_step_is_the_loss_of_its_parts():
     assert_close(value, losses.cross_view_entropy(targets, student, temperature=0.1))
     assert_close(after.memory["center"], 0.8 * center + 0.2 * teacher.mean((0, 1)))
     assert metrics["embedding"].shape == (4, 8)
+    np.testing.assert_allclose(metrics["embedding"].mean(0), 0, atol=1e-6)
     assert metrics["features"].shape == (4, 6)
 
 
