@@ -71,10 +71,10 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def small(c: ConfigDict) -> ConfigDict:
-    """A smaller head, and what belongs to the size of the data left to it (`ssl_jax.small_data`)."""
+    """A smaller head, held for a shorter time, and what belongs to the size of the data left to it (`small_data`)."""
     c.method_args = ConfigDict({"hidden": 512, "bottleneck": 128})
     c.method_args.update({"prototypes": None, "teacher_temperature": None, "momentum": None})
     c.optimizer_args = ConfigDict(
-        {"weight_decay": 1e-4, "clip_each_norm": 3.0, "groups": {"head/last": {"frozen_epochs": 1}}}
+        {"weight_decay": 1e-4, "clip_each_norm": 3.0, "groups": {"head/last": {"frozen_epochs": 0.25}}}
     )
     return c
