@@ -60,6 +60,11 @@ def get_config(arg: str = "") -> ConfigDict:
         c.augment_args = ConfigDict(
             {"local_views": 4, "global_scale": (0.4, 1.0), "local_scale": (0.1, 0.4), "blur": False, "erase_prob": 0.5}
         )
+        # A few hundred steps are short for what 60,000 images could fill, and without batch norm in its head this
+        # network's images start out nearly alike, and stay so.
+        c.method_args.update({"norm": True, "prototypes": 512, "teacher_temperature": 0.03})
+        c.method_args.momentum = ConfigDict({"schedule": "cosine", "start": 0.95, "end": 1.0})
+        c.learning_rate = 2e-3
     if variant == "vit_small":
         c.encoder = "vit_ti"
         c.encoder_args = ConfigDict({"patch": 7, "dim": 96, "depth": 4, "heads": 3, "drop_path": 0.1})
