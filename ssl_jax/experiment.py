@@ -32,6 +32,7 @@ RECIPES = (  # of ssl_jax.augment, one a line
     "moco_v1",
     "moco_v2",
     "obow",
+    "perturbed",
     "simclr",
     "single",
     "swav",

@@ -8,7 +8,6 @@ vmapped by the caller: `adjust_*` and friends are deterministic, `random_*` take
 """
 
 from ssl_jax.augment.blur import gaussian_blur, random_gaussian_blur
-from ssl_jax.augment.clean import prepare
 from ssl_jax.augment.color import (
     adjust_brightness,
     adjust_contrast,
@@ -32,6 +31,7 @@ from ssl_jax.augment.masking import block_mask
 from ssl_jax.augment.multicrop import dino, local_size, multi_crop, swav
 from ssl_jax.augment.obow import grid_patches, obow
 from ssl_jax.augment.patch import random_patch
+from ssl_jax.augment.prepared import prepare
 from ssl_jax.augment.presets import (
     bownet,
     bownet_view,
@@ -43,6 +43,7 @@ from ssl_jax.augment.presets import (
     moco_v1_view,
     moco_v2,
     moco_v2_view,
+    perturbed,
     simclr,
     simclr_view,
     single,
@@ -80,6 +81,7 @@ __all__ = [
     "multi_crop",
     "normalize",
     "obow",
+    "perturbed",
     "prepare",
     "random_color_jitter",
     "random_erasing",

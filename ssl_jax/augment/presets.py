@@ -176,3 +176,28 @@ def bownet(
     """Return the whole image, clean, and BoWNet's perturbed view; overrides apply to the second."""
     whole = View(crop_scale=None)
     return two_views(whole, _with(bownet_view(), overrides), size=size, mean=mean, std=std, dtype=dtype)
+def perturbed(
+    size: int,
+    *,
+    crop_scale: tuple[float, float] | None = None,
+    flip: float = 0.0,
+    mean: Stats = None,
+    std: Stats = None,
+    dtype: DTypeLike = jnp.float32,
+    **overrides: Any,
+) -> MakeViews:
+    """Return two aligned views, `[b 2 size size c]`: a clean one, and the same crop and flip of it perturbed.
+
+    Args:
+      size: height and width of a view in pixels.
+      crop_scale: of both views, see `View`; None: the whole image.
+      flip: probability that both are mirrored.
+      mean: per channel; None: values stay in [0, 1].
+      std: likewise.
+      dtype: of the result.
+      **overrides: fields of `View` that perturb the second view: noise, drop, erasing, jitter, grey, blur, solarize;
+        those of the crop (`crop_ratio`, `method`, `antialias`) hold for both.
+    """
+    crop = {name: value for name, value in overrides.items() if name in ("crop_ratio", "method", "antialias")}
+    first = _with(View(crop_scale=crop_scale, flip=flip), crop)
+    return views([first, _with(first, overrides)], size=size, mean=mean, std=std, dtype=dtype, aligned=True)

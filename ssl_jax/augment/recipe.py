@@ -60,9 +60,11 @@ def _make_view(
     x = apply(drawn.grey, functools.partial(color.adjust_saturation, channel_axis=0), x)
     x = apply(drawn.blur, blurred, x)
     x = apply(drawn.solarize, color.solarize, x)
+    x = x if drawn.noise is None else x + drawn.noise
     if mean is not None and std is not None:
         x = color.normalize(x, mean, std, channel_axis=0)
     x = apply(drawn.erase, functools.partial(erase.erase, channel_axis=0), x)
+    x = x if drawn.drop is None else jnp.where(drawn.drop[None], jnp.zeros_like(x), x)
     return jnp.transpose(x, (1, 2, 0))
 
 
@@ -93,6 +95,7 @@ def views(
     std: Stats = None,
     dtype: DTypeLike = jnp.float32,
     formulation: str = "auto",
+    aligned: bool = False,
 ) -> MakeViews:
     """Return a function that makes the views of a batch.
 
@@ -104,13 +107,14 @@ def views(
       dtype: of the result; the arithmetic is in float32.
       formulation: "batch", "loop" (see the module; not for a batch that is sharded over devices), or "auto": "loop"
         where the program runs on a process' only device and that is a CPU.
+      aligned: all views of an example have the first one's crop and flip, so that their pixels correspond.
 
     Returns:
       `(keys [b], image uint8 [b h w c]) -> float [b v s s c]`: in [0, 1], or normalised. With `(View, size)` pairs a
       tuple of such arrays, one for each size in order of first appearance.
 
     Raises:
-      UserError: no views, no size, or images that are not uint8 `[b h w c]`.
+      UserError: no views, no size, aligned views of several sizes, or images that are not uint8 `[b h w c]`.
     """
     if not recipe:
         raise UserError("a recipe needs at least one View")
@@ -119,6 +123,8 @@ def views(
     paired = isinstance(recipe[0], tuple)
     pairs = [_with_size(v, size) for v in recipe]
     sizes = list(dict.fromkeys(s for _, s in pairs))
+    if aligned and len(sizes) > 1:
+        raise UserError(f"aligned views are of one size, not of {', '.join(map(str, sizes))} pixels")
 
     def make_one(drawn: list[Drawn], image: Array, branch: bool) -> tuple[Array, ...]:
         made: dict[int, list[Array]] = {s: [] for s in sizes}
@@ -138,7 +144,11 @@ def views(
 
         def draw_all(key: Array) -> list[Drawn]:
             subkeys = jax.random.split(key, len(pairs))
-            return [draw(subkeys[i], v, (height, width, channels), s) for i, (v, s) in enumerate(pairs)]
+            drawn: list[Drawn] = []
+            for i, (view, s) in enumerate(pairs):
+                like = drawn[0] if aligned and drawn else None
+                drawn.append(draw(subkeys[i], view, (height, width, channels), s, like=like))
+            return drawn
 
         on_cpu = loop if jax.device_count() == 1 else batch
         apply = {"batch": batch, "loop": loop, "auto": platform.choose(cpu=on_cpu, default=batch)}[formulation]

@@ -34,6 +34,8 @@ class View:
       erase_prob: probability of erasing a rectangle, after normalisation, to 0.
       erase_scale: range of its area as a share of the view's.
       erase_ratio: range of its height / width (log-uniform).
+      noise: deviation of Gaussian noise on every value, before normalisation; the result is not clipped to [0, 1].
+      drop: share of pixels that are set to 0 each by itself, after normalisation (masking noise).
 
     Raises:
       UserError: a probability outside [0, 1], a range that is not positive, or strengths that make no sense.
@@ -55,15 +57,19 @@ class View:
     erase_prob: float = 0.0
     erase_scale: tuple[float, float] = (0.02, 0.33)
     erase_ratio: tuple[float, float] = (0.3, 3.3)
+    noise: float = 0.0
+    drop: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("flip", "jitter_prob", "grey_prob", "blur_prob", "solarize_prob", "erase_prob"):
+        for name in ("flip", "jitter_prob", "grey_prob", "blur_prob", "solarize_prob", "erase_prob", "drop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"View({name}={getattr(self, name)}): a probability lies between 0 and 1")
         for name in ("crop_scale", "crop_ratio", "blur_sigma", "erase_scale", "erase_ratio"):
             pair = getattr(self, name)
             if pair is not None and not 0 < pair[0] <= pair[1]:
                 raise UserError(f"View({name}={pair}): give a positive range (low, high)")
+        if not 0 <= self.noise < float("inf"):
+            raise UserError(f"View(noise={self.noise}): a deviation is not negative")
         if min(self.jitter) < 0 or self.jitter[3] > 0.5:
             raise UserError(f"View(jitter={self.jitter}): strengths are not negative, and the hue's is at most 0.5")
         if self.method not in resize.METHODS:
@@ -92,6 +98,8 @@ class Drawn(NamedTuple):
     blur: tuple[Flag, Float[Array, " k"]] | None = None  # weights
     solarize: tuple[Flag, Float[Array, ""]] | None = None  # threshold
     erase: tuple[Flag, Float[Array, "4"]] | None = None  # rectangle
+    noise: Float[Array, "c s s"] | None = None  # what is added
+    drop: Bool[Array, "s s"] | None = None  # pixels that go
 
 
 def _uniforms(key: PRNGKeyArray, view: View, channels: int) -> dict[str, Float[Array, " n"]]:
@@ -114,17 +122,29 @@ def _uniforms(key: PRNGKeyArray, view: View, channels: int) -> dict[str, Float[A
     return parts
 
 
-def draw(key: PRNGKeyArray, view: View, image_shape: tuple[int, int, int], size: int) -> Drawn:
-    """Draw the parameters of one view of one image `[h w c]`; they depend on the key alone."""
-    height, width, channels = image_shape
-    u = _uniforms(key, view, channels)
-    box = crop.whole((height, width))
+def draw(
+    key: PRNGKeyArray, view: View, image_shape: tuple[int, int, int], size: int, *, like: Drawn | None = None
+) -> Drawn:
+    """Draw the parameters of one view of one image `[h w c]`; they depend on the key alone.
+
+    With `like`, crop and flip are those of that view, of the same size, instead of the view's own.
+    """
+    u = _uniforms(key, view, image_shape[2])
+    drawn = _geometry(u, view, image_shape[:2], size) if like is None else Drawn(like.rows, like.columns, like.flip)
+    return _appearance(key, u, drawn, view, (image_shape[2], size, size))
+
+
+def _geometry(u: dict[str, Array], view: View, image_size: tuple[int, int], size: int) -> Drawn:
+    box = crop.whole(image_size)
     if view.crop_scale is not None:
-        box = crop.box_from_uniforms(u["crop"], (height, width), scale=view.crop_scale, ratio=view.crop_ratio)
-    rows, columns = resize.box_taps(box, (height, width), (size, size), method=view.method, antialias=view.antialias)
-    drawn = Drawn(rows, columns)
-    if "flip" in u:
-        drawn = drawn._replace(flip=u["flip"][0] < view.flip)
+        box = crop.box_from_uniforms(u["crop"], image_size, scale=view.crop_scale, ratio=view.crop_ratio)
+    rows, columns = resize.box_taps(box, image_size, (size, size), method=view.method, antialias=view.antialias)
+    return Drawn(rows, columns, u["flip"][0] < view.flip if "flip" in u else None)
+
+
+def _appearance(key: PRNGKeyArray, u: dict[str, Array], drawn: Drawn, view: View, shape: tuple[int, int, int]) -> Drawn:
+    """Add what changes the pixels of a view `[c s s]` where they are."""
+    channels, size, _ = shape
     if "jitter" in u:
         happens = u["jitter"][0] < view.jitter_prob
         factors, order = color.jitter_from_uniforms(u["jitter"][1:], view.jitter, view.active_jitter(channels))
@@ -149,4 +169,9 @@ def draw(key: PRNGKeyArray, view: View, image_shape: tuple[int, int, int], size:
             u["erase"][1:], (size, size), scale=view.erase_scale, ratio=view.erase_ratio
         )
         drawn = drawn._replace(erase=(happens, jnp.where(happens, rectangle, 0)))
+    # Keys of their own: the uniforms above stay what they are without these parts.
+    if view.noise > 0:
+        drawn = drawn._replace(noise=view.noise * jax.random.normal(jax.random.fold_in(key, 1), shape, jnp.float32))
+    if view.drop > 0:
+        drawn = drawn._replace(drop=jax.random.bernoulli(jax.random.fold_in(key, 2), view.drop, shape[1:]))
     return drawn

@@ -21,6 +21,8 @@ EVERYTHING = augment.View(
     blur_prob=0.5,
     solarize_prob=0.3,
     erase_prob=0.5,
+    noise=0.1,
+    drop=0.2,
 )
 STATS = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}
 
@@ -53,11 +55,11 @@ def by_hand(key, image, recipe, size):
         x = augment.gaussian_blur(x, sigma, taps=len(weights))
     if drawn.solarize[0]:
         x = augment.solarize(x)
-    x = augment.normalize(x, STATS["mean"], STATS["std"])
+    x = augment.normalize(x + jnp.transpose(drawn.noise, (1, 2, 0)), STATS["mean"], STATS["std"])
     if drawn.erase[0]:
         top, left, h, w = (int(n) for n in drawn.erase[1])
         x = x.at[top : top + h, left : left + w].set(0)
-    return x
+    return x.at[drawn.drop].set(0)
 
 
 def test_views_equal_their_parts():
@@ -116,7 +118,7 @@ def test_parts_that_never_happen_cost_nothing():
     only_crop = count(augment.View())
     assert count(augment.View(jitter=(0.4, 0.4, 0.4, 0.1))) == only_crop  # strengths without a probability
     assert count(augment.View(jitter_prob=1.0)) == only_crop  # and the reverse
-    for part in ("flip", "blur_prob", "solarize_prob", "erase_prob", "grey_prob"):
+    for part in ("flip", "blur_prob", "solarize_prob", "erase_prob", "grey_prob", "noise", "drop"):
         assert count(dataclasses.replace(augment.View(), **{part: 0.5})) > only_crop
 
 
@@ -125,6 +127,55 @@ def test_sizes_are_grouped():
     make = augment.views([(large, 16), (small, 8), (large, 16), (small, 8), (small, 8)])
     made = jax.jit(make)(keys(4), images(4, 20))
     assert [v.shape for v in made] == [(4, 2, 16, 16, 3), (4, 3, 8, 8, 3)]
+
+
+def test_aligned_views_share_crop_and_flip_and_nothing_else():
+    recipe = dataclasses.replace(EVERYTHING, crop_scale=(0.2, 0.9))
+
+    def geometry(key):
+        first = view.draw(jax.random.split(key)[0], recipe, (16, 16, 3), 12)
+        second = view.draw(jax.random.split(key)[1], recipe, (16, 16, 3), 12, like=first)
+        return [(d.rows, d.columns, d.flip) for d in (first, second)], [(d.jitter, d.noise) for d in (first, second)]
+
+    (first, second), looks = jax.jit(jax.vmap(geometry))(keys(6))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert not np.array_equal(looks[0][0][1], looks[1][0][1])
+    assert not np.array_equal(looks[0][1], looks[1][1])
+
+
+@pytest.mark.parametrize("formulation", ["loop", "batch"])
+def test_aligned_views_show_the_same_pixels(formulation):
+    plain = augment.View(crop_scale=(0.2, 0.9), flip=0.5)
+    other = augment.View(crop_scale=None, flip=0.9)
+    make = jax.jit(augment.views([plain, other, plain], size=12, aligned=True, formulation=formulation))
+    made = make(keys(8), images(8))
+    for i in (1, 2):
+        np.testing.assert_allclose(made[:, i], made[:, 0], atol=1e-6)
+    alone = jax.jit(augment.views([plain, other, plain], size=12, formulation=formulation))(keys(8), images(8))
+    np.testing.assert_allclose(alone[:, 0], made[:, 0], atol=1e-6)
+    assert float(jnp.abs(alone[:, 2] - made[:, 2]).max()) > 1e-2
+
+
+def test_perturbed_gives_a_clean_view_and_what_became_of_it():
+    noise = {"noise": 0.3, "crop_scale": (0.3, 0.8), "flip": 0.5, "method": "cubic"}
+    make = jax.jit(augment.perturbed(12, **noise))
+    made = np.asarray(make(keys(64), images(64)))
+    difference = made[:, 1] - made[:, 0]
+    np.testing.assert_allclose(difference.mean(), 0, atol=0.01)
+    np.testing.assert_allclose(difference.std(), 0.3, atol=0.01)
+    assert np.abs(np.corrcoef(difference[:, 0, 0].T) - np.eye(3)).max() < 0.5  # every channel its own
+    dropped = np.asarray(jax.jit(augment.perturbed(16, drop=0.25, **STATS))(keys(64), images(64)))
+    gone = (dropped[:, 1] == 0).all(-1)
+    np.testing.assert_allclose(gone.mean(), 0.25, atol=0.01)
+    np.testing.assert_allclose(dropped[:, 1][~gone], dropped[:, 0][~gone], atol=1e-6)
+
+
+def test_clean_is_the_image_unless_asked_otherwise():
+    made = jax.jit(augment.clean(16))(keys(4), images(4))
+    np.testing.assert_allclose(made, np.asarray(images(4))[:, None] / 255, atol=1e-6)
+    moved = jax.jit(augment.clean(16, crop_scale=(0.3, 0.5), flip=0.5))(keys(4), images(4))
+    assert moved.shape == made.shape
+    assert float(jnp.abs(moved - made).max()) > 0.1
 
 
 def test_frequencies_of_the_parts():
@@ -199,6 +250,9 @@ def test_prepare():
     ("call", "message"),
     [
         (lambda: augment.View(flip=1.5), "flip=1.5"),
+        (lambda: augment.View(drop=1.5), "drop=1.5"),
+        (lambda: augment.View(noise=-0.1), "noise=-0.1"),
+        (lambda: augment.views([(augment.View(), 8), (augment.View(), 4)], aligned=True), "one size, not of 8, 4"),
         (lambda: augment.View(crop_scale=(0.5, 0.1)), "crop_scale"),
         (lambda: augment.View(jitter=(0.4, 0.4, 0.4, 0.9)), "hue"),
         (lambda: augment.View(method="nearest"), "nearest"),
