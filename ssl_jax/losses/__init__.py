@@ -7,6 +7,7 @@ from ssl_jax.losses.koleo import koleo
 from ssl_jax.losses.nce import nce
 from ssl_jax.losses.normalize import at_least_float32, l2_normalize
 from ssl_jax.losses.ntxent import ntxent
+from ssl_jax.losses.pixels import inside_and_outside, masked_patch_error, normalize_patches, pixel_error
 from ssl_jax.losses.prototypes import centered, cross_view_entropy, entropy, masked_cross_entropy, soft_targets, usage
 from ssl_jax.losses.regression import cosine, negative_cosine, normalized_mse
 from ssl_jax.losses.sinkhorn import sinkhorn
@@ -28,14 +29,18 @@ __all__ = [
     "infonce_among",
     "infonce_in_batch",
     "infonce_logits",
+    "inside_and_outside",
     "kl_divergence",
     "koleo",
     "l2_normalize",
     "masked_cross_entropy",
+    "masked_patch_error",
     "nce",
     "negative_cosine",
+    "normalize_patches",
     "normalized_mse",
     "ntxent",
+    "pixel_error",
     "retrieval_accuracy",
     "sinkhorn",
     "soft_cross_entropy",

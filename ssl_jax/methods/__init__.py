@@ -1,5 +1,6 @@
 """Methods: one file each, a factory that takes an encoder and keyword arguments and returns a `core.Method`."""
 
+from ssl_jax.methods.autoencoder import autoencoder
 from ssl_jax.methods.barlow_twins import barlow_twins
 from ssl_jax.methods.bownet import bownet
 from ssl_jax.methods.byol import byol
@@ -23,6 +24,7 @@ from ssl_jax.methods.swav import swav
 from ssl_jax.methods.vicreg import vicreg
 
 __all__ = [
+    "autoencoder",
     "barlow_twins",
     "bownet",
     "byol",

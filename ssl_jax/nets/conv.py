@@ -59,8 +59,8 @@ _conv2d.defvjp(_forward, _backward)
 class Conv(nn.Module):
     """Convolution layer without bias, torch-like: `size` x `size` kernel, explicit padding (default `size // 2`).
 
-    Parameters are float32 (`kernel` [size size in out], He-normal over fan-out as in torchvision); the arithmetic runs
-    in `dtype`.
+    Parameters are float32 (`kernel` [size size in out], by default He-normal over fan-out as in torchvision); the
+    arithmetic runs in `dtype`.
     """
 
     features: int
@@ -68,10 +68,11 @@ class Conv(nn.Module):
     stride: int = 1
     padding: int | None = None
     dtype: DTypeLike = jnp.float32
+    kernel_init: nn.initializers.Initializer = he_normal
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b p q o"]:
         """Apply the layer."""
-        kernel = self.param("kernel", he_normal, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
         padding = self.size // 2 if self.padding is None else self.padding
         return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, padding)
