@@ -10,6 +10,7 @@ from ssl_jax.methods.dino import dino
 from ssl_jax.methods.distillation import distillation
 from ssl_jax.methods.ibot import ibot
 from ssl_jax.methods.jigsaw import jigsaw
+from ssl_jax.methods.mae import mae
 from ssl_jax.methods.memory_bank import memory_bank
 from ssl_jax.methods.moco import moco
 from ssl_jax.methods.moco_v3 import moco_v3
@@ -34,6 +35,7 @@ __all__ = [
     "distillation",
     "ibot",
     "jigsaw",
+    "mae",
     "memory_bank",
     "moco",
     "moco_v3",
