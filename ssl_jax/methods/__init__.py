@@ -2,6 +2,7 @@
 
 from ssl_jax.methods.autoencoder import autoencoder
 from ssl_jax.methods.barlow_twins import barlow_twins
+from ssl_jax.methods.bigan import bigan
 from ssl_jax.methods.bownet import bownet
 from ssl_jax.methods.byol import byol
 from ssl_jax.methods.colorization import colorization
@@ -27,6 +28,7 @@ from ssl_jax.methods.vicreg import vicreg
 __all__ = [
     "autoencoder",
     "barlow_twins",
+    "bigan",
     "bownet",
     "byol",
     "colorization",
