@@ -7,28 +7,55 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ssl_jax import data, report, workdir
-from ssl_jax.core import TrainState, UserError
+from ssl_jax.core import PyTree, TrainState, UserError
 from ssl_jax.evaluate import load_run
 from ssl_jax.experiment import Experiment, load_data, normalization
 from ssl_jax.losses import l2_normalize
-from ssl_jax.train_step import example_keys
+from ssl_jax.train_step import example_keys, with_views
+from ssl_jax.training import for_step
 
 MAP_POINTS, BANK, QUERIES, NEIGHBOURS, VIEWED = 1000, 5000, 10, 8, 8
 
 
 def views(experiment: Experiment, *, seed: int = 0) -> np.ndarray:
     """Some training images, each followed by its random views as the network sees them, uint8 `[n 1+v h w c]`."""
-    batch = experiment.source[np.linspace(0, len(experiment.source) - 1, VIEWED).astype(int)]
-    keys = example_keys(jax.random.key(seed), jnp.arange(len(batch["image"])))
-    made = experiment.views(keys, jnp.asarray(batch["image"]))
+    image = jnp.asarray(_examples(experiment)["image"])
+    made = experiment.views(example_keys(jax.random.key(seed), jnp.arange(len(image))), image)
     made = made[0] if isinstance(made, tuple) else made
+    return np.concatenate([as_bytes(experiment, x) for x in (experiment.prepare(image)[:, None], made)], axis=1)
+
+
+def pictures(experiment: Experiment, state: TrainState, *, seed: int = 0) -> dict[str, np.ndarray] | None:
+    """What the method makes of some training images, uint8 `[n h w c]` by name; None if it makes none."""
+    make = experiment.method.pictures
+    names: list[str] = []
+    if make is None:
+        return None
+    batch = for_step(experiment.method, {**_examples(experiment), "id": np.arange(VIEWED, dtype=np.int32)})
+
+    def run(params: PyTree, carry: PyTree, batch: PyTree, rng: Array) -> tuple[Array, ...]:
+        view_rng, rng = jax.random.split(rng)
+        made = make(params, carry, with_views(experiment.views, view_rng, batch), rng)
+        names[:] = made  # jit would sort them
+        return tuple(made.values())
+
+    made = jax.jit(run)(state.params, state.carry, batch, jax.random.key(seed))
+    return {name: as_bytes(experiment, x) for name, x in zip(names, made, strict=True)}
+
+
+def as_bytes(experiment: Experiment, views: Array) -> np.ndarray:
+    """Float images on the scale of the views as uint8."""
     normalize = normalization(experiment.config.normalize, experiment.source)
     mean, std = (np.asarray(v or d, np.float32) for v, d in ((normalize["mean"], (0.0,)), (normalize["std"], (1.0,))))
-    pixels = np.clip(np.asarray(made, np.float32) * std + mean, 0, 1)
-    original = np.clip(np.asarray(experiment.prepare(jnp.asarray(batch["image"]))) * std + mean, 0, 1)
-    return np.round(np.concatenate([original[:, None], pixels], axis=1) * 255).astype(np.uint8)
+    return np.round(np.clip(np.asarray(views, np.float32) * std + mean, 0, 1) * 255).astype(np.uint8)
+
+
+def _examples(experiment: Experiment) -> dict[str, np.ndarray]:
+    """Training images spread evenly over the data."""
+    return experiment.source[np.linspace(0, len(experiment.source) - 1, VIEWED).astype(int)]
 
 
 def _sample(source: data.Source, count: int, seed: int) -> data.Source:
@@ -93,6 +120,7 @@ def write_report(directory: str | pathlib.Path, *, encoder: str = "student", ste
         metrics=workdir.read_metrics(directory),
         evaluation=evaluation,
         views=views(experiment),
+        pictures=pictures(experiment, state),
         neighbours=neighbours(experiment, state, test, encoder=encoder),
         embedding_map=embedding_map(experiment, state, test, encoder=encoder) if len(test) >= 10 else None,
     )

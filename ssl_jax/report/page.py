@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from ssl_jax.core import UserError
 from ssl_jax.report import embedding, formats, images, plots, results
 
-MAX_VIEWS, MAX_QUERIES, MAX_NEIGHBOURS = 8, 10, 8
+MAX_VIEWS, MAX_QUERIES, MAX_NEIGHBOURS, MAX_PICTURES = 8, 10, 8, 8
 
 
 def write(
@@ -30,6 +30,7 @@ def write(
     views: UInt8[np.ndarray, "n v h w c"] | None = None,
     neighbours: dict[str, Any] | None = None,
     embedding_map: dict[str, Any] | None = None,
+    pictures: dict[str, UInt8[np.ndarray, "n h w c"]] | None = None,
 ) -> pathlib.Path:
     """Write the report of a run as one HTML file that loads nothing from anywhere; return its path.
 
@@ -45,6 +46,7 @@ def write(
       neighbours: `query` uint8 [n h w c], `neighbours` uint8 [n k h w c], nearest first, `similarity` float [n k],
         and `query_label`, `neighbour_label`: lists of class names in the same shape, or None.
       embedding_map: see `embedding.layout`.
+      pictures: what the method makes, by name: as many pictures of one size under every name, values 0..255.
 
     Raises:
       UserError: when the arrays of one section do not fit together.
@@ -68,8 +70,13 @@ def write(
         rows=rows,
         best=results.best(rows),
         views=_views(views),
+        pictures=_pictures(pictures),
         neighbours=_neighbours(neighbours),
-        coarse={"views": _coarse(views), "neighbours": _coarse((neighbours or {}).get("query"))},
+        coarse={
+            "views": _coarse(views),
+            "pictures": _coarse(next(iter((pictures or {}).values()), None)),
+            "neighbours": _coarse((neighbours or {}).get("query")),
+        },
         map=embedding.layout(embedding_map) if embedding_map else None,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -201,6 +208,18 @@ def _views(views: np.ndarray | None) -> list[list[str]]:
     flat = images.gallery(views.reshape(-1, *views.shape[2:]))
     width = views.shape[1]
     return [flat[i : i + width] for i in range(0, len(flat), width)]
+
+
+def _pictures(given: Mapping[str, np.ndarray] | None) -> list[tuple[str, list[str]]]:
+    """A row of data URIs under every name."""
+    if not given or not all(map(len, given.values())):
+        return []
+    if len({x.shape for x in given.values()}) > 1:
+        shapes = ", ".join(f"{name} {x.shape}" for name, x in given.items())
+        raise UserError(f"The method's pictures differ in number or size: {shapes}.")
+    rows = np.stack([np.asarray(x)[:MAX_PICTURES] for x in given.values()])
+    flat = images.gallery(rows.reshape(-1, *rows.shape[2:]))
+    return [(name, flat[i * rows.shape[1] : (i + 1) * rows.shape[1]]) for i, name in enumerate(given)]
 
 
 def _neighbours(given: Mapping[str, Any] | None) -> list[dict[str, Any]]:

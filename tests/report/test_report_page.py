@@ -53,6 +53,7 @@ def everything(text: str = "plain") -> dict:
             "thumbnails": images(60, 8, 8, 1),
             "method": text,
         },
+        "pictures": {"input": images(9, 8, 8, 1), text: images(9, 8, 8, 1)},
     }
 
 
@@ -137,7 +138,7 @@ def test_shows_the_figures(tmp_path):
     assert "another class" in text
 
 
-@pytest.mark.parametrize("missing", ["evaluation", "views", "neighbours", "embedding_map"])
+@pytest.mark.parametrize("missing", ["evaluation", "views", "neighbours", "embedding_map", "pictures"])
 def test_any_section_may_be_missing(tmp_path, missing):
     inputs = everything()
     inputs[missing] = None
@@ -145,7 +146,23 @@ def test_any_section_may_be_missing(tmp_path, missing):
     Elements(text)
     assert ("Not evaluated yet" in text) == (missing == "evaluation")
     assert ('id="map"' in text) == (missing != "embedding_map")
+    assert ('id="pictures"' in text) == ("What it makes" in text) == (missing != "pictures")
+    assert ("pulls views of one image together" in text) == (missing == "pictures")
     assert ("<script>" in text) == (missing != "embedding_map")
+
+
+def test_what_the_method_makes_stands_in_rows_of_the_same_examples(tmp_path):
+    inputs = everything()
+    inputs["pictures"] = {"noisy & small": images(9, 8, 8, 1), "rebuilt": 255 - images(9, 8, 8, 1)}
+    text = render(tmp_path, **inputs)
+    section = re.search(r'<section id="pictures" class="pixels">.*?</section>', text, re.S)[0]
+    alts = [a["alt"] for tag, a in Elements(section).found if tag == "img"]
+    assert alts == [f"{name}, column {i}" for name in ("noisy & small", "rebuilt") for i in range(1, 9)]
+    assert "noisy &amp; small" in section
+    large = {"a": images(2, 64, 64, 3)}
+    assert '<section id="pictures">' in render(tmp_path, **{**inputs, "pictures": large})
+    for nothing in ({}, {"a": images(0, 8, 8, 1)}):
+        assert 'id="pictures"' not in render(tmp_path, **{**inputs, "pictures": nothing})
 
 
 @pytest.mark.parametrize(
@@ -216,12 +233,18 @@ def test_same_input_gives_the_same_bytes_and_leaves_nothing_behind(tmp_path):
 
 @pytest.mark.parametrize(
     ("section", "key", "value"),
-    [("embedding_map", "label", np.zeros(3, int)), ("neighbours", "similarity", np.ones((2, 3)))],
+    [
+        ("embedding_map", "label", np.zeros(3, int)),
+        ("neighbours", "similarity", np.ones((2, 3))),
+        ("pictures", "other", images(9, 7, 8, 1)),
+    ],
 )
 def test_parts_that_do_not_fit_are_named(tmp_path, section, key, value):
     inputs = everything()
     inputs[section][key] = value
-    with pytest.raises(UserError, match=r"60 points but 3 entries in 'label'|2 queries, .* shape \(2, 3\)"):
+    with pytest.raises(
+        UserError, match=r"60 points but 3 entries in 'label'|2 queries, .* shape \(2, 3\)|other \(9, 7"
+    ):
         render(tmp_path, **inputs)
 
 
