@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
         c.method_args.update({"bottleneck": 64, "width": 16, "halvings": 2})
     if variant == "fashion_mnist":
         c.augment = "perturbed"
-        c.augment_args.update({"noise": 0.2, "drop": 0.3})
+        c.augment_args.drop = 0.75
     if variant == "test":
         c = common.test(c)
         c.augment = "perturbed"

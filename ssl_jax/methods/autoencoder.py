@@ -53,7 +53,9 @@ def autoencoder(
       hole_weight: share of the loss that the hole takes, the rest going to what surrounds it; 1 as in the paper.
 
     View 0 is the target and the last view the input, so one view (recipe `clean`) is a plain autoencoder and two
-    (recipe `perturbed`) are a denoising one.
+    (recipe `perturbed`) are a denoising one. Running batch statistics are always those of clean images, which is what
+    evaluation sees, at the cost of a forward pass; those of images with three quarters of their pixels lost cost half a
+    point to a point of accuracy.
 
     Differs from context encoders in: no adversarial loss beside the reconstruction; the code is a linear map and not a
     channel-wise layer; the whole image is predicted and the hole alone counts, where the authors' central variant
@@ -116,6 +118,11 @@ def autoencoder(
         target, image = pair_of(batch)
         mask, image = (None, image) if hole is None else dig(image, rng)
         rebuilt, z, pooled, state = rebuild(params, carry.model_state, image, target, train=True, rng=rng)
+        if hole is not None or batch["views"].shape[1] == 2:
+            _, _, clean = functional.encode(
+                encoder, params["encoder"], carry.model_state["encoder"], target, train=True, rng=rng
+            )
+            state = {**state, "encoder": clean}
         score = lambda made: _score(losses.pixel_error(made, target, error), mask, hole_weight)  # noqa: E731
         value = score(rebuilt)
         average = jnp.broadcast_to(jnp.mean(target, axis=0, keepdims=True), target.shape)

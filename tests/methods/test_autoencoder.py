@@ -10,6 +10,7 @@ from values import assert_close
 from ssl_jax import losses, methods
 from ssl_jax.augment.holes import central_hole, random_holes
 from ssl_jax.core import UserError
+from ssl_jax.nets import BatchNorm
 
 STEP = jnp.zeros((), jnp.int32)
 
@@ -19,6 +20,14 @@ class Flat(nn.Module):
 
     def __call__(self, image, train):
         return image.reshape(len(image), -1)
+
+
+class Normed(nn.Module):
+    """Normalised pixels as features."""
+
+    @nn.compact
+    def __call__(self, image, train):
+        return BatchNorm()(image.reshape(len(image), -1), train)
 
 
 def batch(count, views=1, side=8, channels=1):
@@ -74,6 +83,16 @@ def test_the_second_view_goes_in_and_the_first_is_the_target():
     moved, (_, after) = loss(params, carry, other, jax.random.key(1), STEP)
     np.testing.assert_array_equal(after["features"], metrics["features"])
     assert moved != value
+
+
+@pytest.mark.parametrize(("views", "arguments"), [(2, {}), (1, {"hole": "central"}), (1, {})])
+def test_running_statistics_are_of_clean_images(views, arguments):
+    method = methods.autoencoder(Normed(), bottleneck=4, width=2, halvings=1, **arguments)
+    given = batch(6, views)
+    params, carry = jax.jit(method.init)(jax.random.key(0), given)
+    _, (after, _) = jax.jit(method.loss)(params, carry, given, jax.random.key(1), STEP)
+    mean = after.model_state["encoder"]["batch_stats"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(mean, 0.1 * given["views"][:, 0].reshape(6, -1).mean(0), atol=1e-6)
 
 
 @pytest.mark.parametrize("hole", ["central", "random"])
