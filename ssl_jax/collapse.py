@@ -43,6 +43,8 @@ def same_words(logged: Mapping[str, float], *, after: int = 200, above: float = 
         if key.startswith("words_image") and batch and logged.get("step", 0) >= after and batch < above * image:
             return f"all images hold the same visual words ({key} {image:.1f}, in the whole batch {batch:.1f})"
     return None
+
+
 def prototypes(count: int, *, after: int = 200, within: float = 0.01) -> Warn:
     """Targets over `count` prototypes say nothing, for one of two reasons; from what `losses.usage` tells.
 

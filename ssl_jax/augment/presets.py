@@ -176,6 +176,8 @@ def bownet(
     """Return the whole image, clean, and BoWNet's perturbed view; overrides apply to the second."""
     whole = View(crop_scale=None)
     return two_views(whole, _with(bownet_view(), overrides), size=size, mean=mean, std=std, dtype=dtype)
+
+
 def perturbed(
     size: int,
     *,

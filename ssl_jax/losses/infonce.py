@@ -1,5 +1,4 @@
-"""InfoNCE: one positive against a bank of negatives (MoCo, eq. 1), or a target among those of all others (CPC)."""
-"""InfoNCE: one positive among a bank of negatives (MoCo, He et al., CVPR 2020, eq. 1) or among a batch's keys."""
+"""InfoNCE: one positive among a bank of negatives (MoCo), a batch's keys (MoCo v3) or all others' targets (CPC)."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,10 @@ def infonce_logits(
 def infonce(
     query: Float[Array, "b d"], key: Float[Array, "b d"], negatives: Float[Array, "k d"], *, temperature: float = 0.2
 ) -> Float[Array, ""]:
-    """Mean cross-entropy of picking the positive among k + 1 candidates. One direction, as the authors' code."""
+    """Mean cross-entropy of picking the positive among k + 1 candidates (He et al., CVPR 2020, eq. 1).
+
+    One direction, as the authors' code.
+    """
     logits = infonce_logits(query, key, negatives, temperature=temperature)
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
 
@@ -43,6 +45,8 @@ def infonce_among(
     prediction, candidate = at_least_float32(prediction), at_least_float32(candidate)
     logits = jnp.matmul(prediction, candidate.T, precision="highest")
     return cross_entropy(logits, place), accuracy(logits, place)
+
+
 def infonce_in_batch(
     query: Float[Array, "b d"], key: Float[Array, "b d"], *, temperature: float = 0.2
 ) -> Float[Array, ""]:

@@ -46,9 +46,9 @@ class MLP(nn.Module):
             x = nn.Dense(width, use_bias=hidden_bias, dtype=self.dtype, name=f"dense{i}")(x)
             if self.norm:
                 x = BatchNorm(groups=self.bn_groups, dtype=self.dtype, name=f"norm{i}")(x, train=train)
-            x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(x))
             x = nn.relu(x)
             outputs.append(x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = nn.Dense(out, use_bias=out_bias, dtype=self.dtype, name=f"dense{len(hidden)}")(x)
         if self.out_norm is not None:
             affine = {"affine": (True, True), "scale": (True, False), "plain": (False, False)}[self.out_norm]
@@ -59,7 +59,8 @@ class MLP(nn.Module):
                 dtype=self.dtype,
                 name=f"norm{len(hidden)}",
             )(x, train=train)
-        return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+        x = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+        return (x, tuple(outputs)) if with_hidden else x
 
 
 class WeightGenerator(nn.Module):
@@ -111,5 +112,3 @@ class UnitLinear(nn.Module):
         unit = l2_normalize(kernel.T).T.astype(dtype)
         y = at_least_float32(jnp.matmul(x.astype(dtype), unit))
         return scale.astype(y.dtype) * y
-        x = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-        return (x, tuple(outputs)) if with_hidden else x

@@ -95,7 +95,6 @@ class ViT(nn.Module):
             token = self.param("mask_token", nn.initializers.zeros, (self.dim,), jnp.float32)
             if mask is not None:  # less the bias, which comes back with the positions
                 tokens = jnp.where(mask[:, :, None], (token - bias).astype(self.dtype)[None, None], tokens)
-        cls, grid = self._positions(p, q)
         cls, grid = (a.astype(bias.dtype) for a in self._positions(p, q))
         tokens = tokens + (grid.reshape(1, p * q, -1) + bias[None, None]).astype(self.dtype)
         if keep is not None:

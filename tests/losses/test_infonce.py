@@ -93,6 +93,8 @@ def test_infonce_among_takes_any_targets_place_and_counts_hits():
     wrong, hits = losses.infonce_among(prediction, candidate, jnp.asarray([2, 0, 1], jnp.int32))
     assert hits == pytest.approx(2 / 3)
     assert wrong > 8
+
+
 def compare_mocov3(data, temperature, dtype, tolerance):
     """Both directions, each times 2 tau, as solo-learn's."""
 
