@@ -93,12 +93,24 @@ def _required(values: flags.FlagValues, *names: str) -> None:
             raise UserError(f"The flag --{name} is missing.")
 
 
+def threads_for_virtual_devices() -> None:
+    """Let virtual CPU devices wait for each other without starving the others; to be called before JAX starts them.
+
+    A device waits in a thread of its own in every collective operation that is under way, and XLA has as many threads
+    as there are devices. Two operations at once can so hold all threads while neither is complete: XLA then gives up
+    after 40 seconds, and ends the process.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        os.environ.setdefault("PJRT_NPROC", "64")
+
+
 @contextlib.contextmanager
 def _settings() -> Iterator[None]:
     """For the time of a command: compiled programs kept between runs, and quiet libraries.
 
     Programs are kept in the user's cache directory unless JAX is told another.
     """
+    threads_for_virtual_devices()
     import jax
 
     wanted: dict[str, Any] = {}
