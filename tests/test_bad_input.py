@@ -12,7 +12,7 @@ import pytest
 from absl import logging
 from PIL import Image
 
-from ssl_jax import cli
+from ssl_jax import cli, methods
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections, on reading a config
 QUIET = ["--noreport", "--noconfig.probe", "--config.knn_every=-1"]
@@ -63,10 +63,10 @@ CONFIG = {
     ),
     "method": (
         ["--config.method=simclir"],
-        "Unknown method 'simclir'; there is byol, moco, simclr. Did you mean 'simclr'?",
+        f"Unknown method 'simclir'; there is {', '.join(sorted(methods.__all__))}. Did you mean 'simclr'?",
     ),
     "encoder": (["--config.encoder=resnet19"], "resnet18"),
-    "augmentation": (["--config.augment=simclar"], "Unknown augmentation 'simclar'; there is byol"),
+    "augmentation": (["--config.augment=simclar"], "Unknown augmentation 'simclar'; there is bownet, byol"),
     "optimizer": (["--config.optimizer=adam"], "adamw"),
     "dtype": (["--config.dtype=float16"], "there is bfloat16, float32"),
     "data": (["--config.data=digit"], "fashion_mnist, digits, photos, folder:PATH, tfds:NAME"),

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax import UserError, init_state, make_train_step
 from ssl_jax.experiment import build
 from ssl_jax.sharding import check_divisible, data_mesh, put
+from ssl_jax.training import for_step
 
 GLOBAL = recipes.BATCH
 
@@ -25,7 +26,7 @@ def compiled(request):
     parts = build(config)
     step = make_train_step(parts.method, recipes.SGD, views=parts.views, mesh=parts.mesh)
     rows = np.arange(GLOBAL)
-    batch = put({"image": parts.source[rows]["image"], "id": rows.astype(np.int32)}, parts.mesh)
+    batch = put(for_step(parts.method, {**parts.source[rows], "id": rows.astype(np.int32)}), parts.mesh)
     state = init_state(parts.method, recipes.SGD, batch, views=parts.views, mesh=parts.mesh)
     return step.lower(state, batch).compile(), state, batch
 

@@ -2,6 +2,7 @@
 
 from ssl_jax.losses.barlow_twins import barlow_twins, cross_correlation
 from ssl_jax.losses.classification import accuracy, cross_entropy
+from ssl_jax.losses.distributions import kl_divergence, soft_cross_entropy
 from ssl_jax.losses.infonce import infonce, infonce_among, infonce_in_batch, infonce_logits, retrieval_accuracy
 from ssl_jax.losses.koleo import koleo
 from ssl_jax.losses.nce import nce
@@ -12,7 +13,6 @@ from ssl_jax.losses.prototypes import centered, cross_view_entropy, entropy, mas
 from ssl_jax.losses.regression import cosine, negative_cosine, normalized_mse
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.losses.soft_labels import soft_labels
-from ssl_jax.losses.soft_targets import kl_divergence, soft_cross_entropy
 from ssl_jax.losses.vicreg import vicreg, vicreg_terms
 
 __all__ = [

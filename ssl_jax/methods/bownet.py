@@ -10,10 +10,9 @@ https://arxiv.org/abs/2002.12247
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
-from ssl_jax import augment, clustering, collapse, losses
+from ssl_jax import augment, clustering, collapse, losses, pretext
 from ssl_jax.checks import check_positive, maps_of, views_of
 from ssl_jax.core import Card, Carry, Method, UserError
 from ssl_jax.nets import functional
@@ -98,14 +97,15 @@ def bownet(
 
     def rotation_loss(params, carry, views, rng):
         """Cross-entropy over four rotations; pooled features of the unturned images."""
-        images = _rotations(views[:, 1])
+        turned = pretext.rotations(views[:, 1])
+        images = turned.reshape(-1, *turned.shape[2:])
         pooled, _, state = functional.encode(
             encoder, params["encoder"], carry.model_state["encoder"], images, train=True, rng=rng
         )
         logits, _ = functional.apply(rotation_head, params["rotation"], {}, pooled, train=True)
-        logits, label = losses.at_least_float32(logits), jnp.tile(jnp.arange(4, dtype=jnp.int32), len(views))
-        value = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, label))
-        hit = jnp.mean((jnp.argmax(logits, axis=1) == label).astype(value.dtype))
+        label = jnp.tile(jnp.arange(4, dtype=jnp.int32), len(views))
+        value = losses.cross_entropy(logits, label)
+        hit = losses.accuracy(logits, label).astype(value.dtype)
         zero = jnp.zeros_like(value)
         return value, state, losses.at_least_float32(pooled)[::4], (hit, zero, zero)
 
@@ -181,12 +181,6 @@ def bownet(
         refresh=refresh,
         warn=_warn(words),
     )
-
-
-def _rotations(image):
-    """All four rotations of each image, `[4b h w c]`, an image's own next to each other."""
-    turned = jnp.stack([jnp.rot90(image, k, axes=(1, 2)) for k in range(4)], axis=1)
-    return turned.reshape(-1, *image.shape[1:])
 
 
 def _check_count(count: int, words: int, batches: int) -> None:

@@ -30,7 +30,7 @@ def write(
     views: UInt8[np.ndarray, "n v h w c"] | None = None,
     neighbours: dict[str, Any] | None = None,
     embedding_map: dict[str, Any] | None = None,
-    pictures: dict[str, UInt8[np.ndarray, "n h w c"]] | None = None,
+    pictures: dict[str, UInt8[np.ndarray, "_ _ _ _"]] | None = None,
 ) -> pathlib.Path:
     """Write the report of a run as one HTML file that loads nothing from anywhere; return its path.
 
@@ -46,7 +46,7 @@ def write(
       neighbours: `query` uint8 [n h w c], `neighbours` uint8 [n k h w c], nearest first, `similarity` float [n k],
         and `query_label`, `neighbour_label`: lists of class names in the same shape, or None.
       embedding_map: see `embedding.layout`.
-      pictures: what the method makes, by name: as many pictures of one size under every name, values 0..255.
+      pictures: what the method makes, by name, `[n h w c]`, values 0..255: as many of one size under every name.
 
     Raises:
       UserError: when the arrays of one section do not fit together.
