@@ -9,7 +9,7 @@ from ssl_jax.losses.nce import nce
 from ssl_jax.losses.normalize import at_least_float32, l2_normalize
 from ssl_jax.losses.ntxent import ntxent
 from ssl_jax.losses.pixels import inside_and_outside, masked_patch_error, normalize_patches, pixel_error
-from ssl_jax.losses.prototypes import centered, cross_view_entropy, entropy, masked_cross_entropy, soft_targets, usage
+from ssl_jax.losses.prototypes import cross_view_entropy, entropy, masked_cross_entropy, soft_targets, usage
 from ssl_jax.losses.regression import cosine, negative_cosine, normalized_mse
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.losses.soft_labels import soft_labels
@@ -19,7 +19,6 @@ __all__ = [
     "accuracy",
     "at_least_float32",
     "barlow_twins",
-    "centered",
     "cosine",
     "cross_correlation",
     "cross_entropy",

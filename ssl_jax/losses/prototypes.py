@@ -61,14 +61,6 @@ def entropy(probabilities: Float[Array, "... k"]) -> Float[Array, "..."]:
     return jnp.sum(jax.scipy.special.entr(probabilities), axis=-1)
 
 
-def centered(embedding: Float[Array, "b d"]) -> Float[Array, "b d"]:
-    """Embeddings less their mean: what the targets go by, since centring takes away what all images have in common.
-
-    DINO's embeddings share a large part at first, which a monitor of their spread would take for a collapse.
-    """
-    return embedding - jnp.mean(embedding, axis=0, keepdims=True)
-
-
 def usage(targets: Float[Array, "... k"], loss: Float[Array, ""]) -> dict[str, Float[Array, ""]]:
     """The signs of collapse (DINO, figure 7), for `collapse.prototypes`.
 

@@ -95,16 +95,16 @@ def dino(
     calm = encoder.clone(drop_path=0.0) if getattr(encoder, "drop_path", 0.0) else encoder
 
     def score(network, params, state, crops, rng):
-        """Scores [b v k], embeddings [b v d] and features [b v f] of all views, and the next state."""
+        """Scores [b v k] and features [b v f] of all views, and the next state."""
         pooled, encoder_state = functional.encode_crops(
             network, params["encoder"], state["encoder"], crops, train=True, rng=rng
         )
         b, v, _ = pooled.shape
-        (scores, embedding), head_state = functional.apply(
+        (scores, _), head_state = functional.apply(
             head, params["head"], state["head"], pooled.reshape(b * v, -1), train=True
         )
         state = {"encoder": encoder_state, "head": head_state}
-        return scores.reshape(b, v, -1), embedding.reshape(b, v, -1), pooled, state
+        return scores.reshape(b, v, -1), pooled, state
 
     def init(rng, batch):
         encoder_rng, head_rng = jax.random.split(rng)
@@ -121,8 +121,8 @@ def dino(
 
     def loss(params, carry, batch, rng, step):
         crops, center = crops_of(batch, views=2), lax.stop_gradient(carry.memory["center"])
-        scores, embedding, pooled, state = score(encoder, params, carry.model_state, crops, rng)
-        seen, _, _, teacher_state = score(calm, carry.teacher["params"], carry.teacher["model_state"], crops[:1], rng)
+        scores, pooled, state = score(encoder, params, carry.model_state, crops, rng)
+        seen, _, teacher_state = score(calm, carry.teacher["params"], carry.teacher["model_state"], crops[:1], rng)
         seen = lax.stop_gradient(seen)
         targets = losses.soft_targets(seen, center, value_at(teacher_temperature, step))
         value = losses.cross_view_entropy(targets, scores, temperature=temperature)
@@ -133,8 +133,8 @@ def dino(
             teacher={**carry.teacher, "model_state": lax.stop_gradient(teacher_state)},
             memory={"center": center},
         )
-        metrics = {**losses.usage(targets, lax.stop_gradient(value)), "embedding": losses.centered(embedding[:, 0])}
-        return value, (carry, {**metrics, "features": pooled[:, 0]})
+        # No "embedding": what all images have in common is large at first, looks like a collapse, and is centred away.
+        return value, (carry, {**losses.usage(targets, lax.stop_gradient(value)), "features": pooled[:, 0]})
 
     def update(params, carry, step):
         teacher = ema(carry.teacher["params"], params, value_at(momentum, step))

@@ -127,9 +127,9 @@ def ibot(
         return tuple(x.reshape(*crop.shape[:2], *x.shape[1:]) for x in (maps["tokens"], pooled))
 
     def score(params, tokens):
-        """Scores and embeddings of tokens [... d] with a head's parameters."""
-        (scores, embedding), _ = functional.apply(head, params, {}, tokens.reshape(-1, tokens.shape[-1]), train=True)
-        return tuple(x.reshape(*tokens.shape[:-1], -1) for x in (scores, embedding))
+        """Scores of tokens [... d] with a head's parameters."""
+        (scores, _), _ = functional.apply(head, params, {}, tokens.reshape(-1, tokens.shape[-1]), train=True)
+        return scores.reshape(*tokens.shape[:-1], -1)
 
     def targets_of(scores, center, tau, where=None):
         """Targets for scores [... k], and the next centre."""
@@ -143,10 +143,10 @@ def ibot(
         """The teacher's targets for class tokens [b v k] and patches [b v n k], and the next memory; all constants."""
         tokens, _ = tokens_of(calm, teacher, crop, rng)
         whole, center = targets_of(
-            score(teacher["head"], tokens[:, :, 0])[0], memory["center"], value_at(teacher_temperature, step)
+            score(teacher["head"], tokens[:, :, 0]), memory["center"], value_at(teacher_temperature, step)
         )
         patches, patch_center = targets_of(
-            score(teacher[patch_head], tokens[:, :, 1:])[0],
+            score(teacher[patch_head], tokens[:, :, 1:]),
             memory["patch_center"],
             value_at(patch_temperature, step),
             where=mask.reshape(-1),
@@ -175,9 +175,9 @@ def ibot(
         targets, patch_targets, memory = ask(carry.teacher["params"], carry.memory, crops[0], mask, rngs[0], step)
         large, pooled = tokens_of(student, params, crops[0], rngs[0], mask)
         small = [tokens_of(student, params, crop, r)[0][:, :, 0] for crop, r in zip(crops[1:], rngs[1:], strict=True)]
-        scores, embedding = score(params["head"], jnp.concatenate([large[:, :, 0], *small], axis=1))
+        scores = score(params["head"], jnp.concatenate([large[:, :, 0], *small], axis=1))
         class_loss = losses.cross_view_entropy(targets, scores, temperature=temperature)
-        patch_scores, _ = score(params[patch_head], large[:, :, 1:])
+        patch_scores = score(params[patch_head], large[:, :, 1:])
         patch_loss = losses.masked_cross_entropy(patch_targets, patch_scores, mask, temperature=temperature)
         value = class_loss + patch_weight * patch_loss
         if koleo:
@@ -187,7 +187,6 @@ def ibot(
             "class_loss": class_loss,
             "patch_loss": patch_loss,
             "hidden_patches": jnp.mean(mask.astype(jnp.float32)),
-            "embedding": losses.centered(embedding[:, 0]),
             "features": pooled[:, 0],
         }
         return value, (carry.replace(memory=memory), metrics)
