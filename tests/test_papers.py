@@ -1,0 +1,75 @@
+"""The recipes are the papers': steps, rates, warm-up and crops at full size, as typed from the papers and their code.
+
+Sources: the papers on the methods' cards, and the authors' repositories named in the configs. ImageNet has 1,281,167
+training images.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_configs import get_config
+
+from ssl_jax import experiment
+from ssl_jax.data import from_arrays
+
+# config: epochs, batch, peak of the learning rate, epochs of warm-up, end of the rate, views (number and side)
+PAPERS = {
+    "simclr": (100, 4096, 4.8, 10, 0.0, [(2, 224)]),
+    "byol": (300, 4096, 4.8, 10, 0.0, [(2, 224)]),
+    "moco": (200, 256, 0.03, 0, 0.0, [(2, 224)]),
+    "moco_v3": (300, 4096, 4.8, 10, 0.0, [(2, 224)]),
+    "simsiam": (100, 512, 0.1, 0, 0.0, [(2, 224)]),
+    "dino": (300, 1024, 2e-3, 10, 1e-6, [(2, 224), (8, 96)]),
+    "swav": (800, 4096, 4.8, 10, 4.8e-3, [(2, 224), (6, 96)]),
+    "obow": (200, 256, 0.03, 10, 3e-5, [(1, 224), (2, 160), (5, 96)]),
+    "mae": (800, 4096, 2.4e-3, 40, 0.0, [(1, 224)]),
+    "barlow_twins": (1000, 2048, 1.6, 10, None, [(2, 224)]),
+    "vicreg": (1000, 2048, 1.6, 10, None, [(2, 224)]),
+}
+
+
+@pytest.fixture
+def imagenet(monkeypatch):
+    def load(config, split):
+        images = np.broadcast_to(np.uint8(7), (1_281_167, config.image_size, config.image_size, 3))  # takes one byte
+        return from_arrays(images, np.zeros(len(images), int))
+
+    monkeypatch.setattr(experiment, "load_data", load)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_recipe_is_the_papers(name, imagenet):
+    epochs, batch, peak, warmup, end, views = PAPERS[name]
+    config = get_config(name, "")
+    parts = experiment.build(config)
+    assert config.batch_size == batch
+    assert parts.steps == pytest.approx(epochs * 1_281_167 / batch, abs=1)
+    first = round(warmup * 1_281_167 / batch)
+    assert parts.rate(jnp.asarray(first)) == pytest.approx(peak, rel=1e-5)
+    if warmup:
+        assert parts.rate(jnp.asarray(0)) == 0
+        assert parts.rate(jnp.asarray(first // 2)) == pytest.approx(peak * (first // 2) / first, rel=1e-4)
+    if end is not None:
+        assert parts.rate(jnp.asarray(parts.steps)) == pytest.approx(end, abs=1e-7)
+    shape = (batch, config.image_size, config.image_size, 3)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
+    made = jax.eval_shape(parts.views, keys, jax.ShapeDtypeStruct(shape, np.uint8))
+    made = made if isinstance(made, tuple) else (made,)
+    assert [(x.shape[1], x.shape[2]) for x in made] == views
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("dino", 21_665_664), ("ibot", 21_665_664), ("mae", 85_798_656)])
+def test_transformers_have_the_authors_numbers_of_parameters(name, parameters, imagenet):
+    """ViT-S/16 and ViT-B/16 without a classifier; iBOT's has a mask token besides, MAE's positions are fixed."""
+    parts = experiment.build(get_config(name, ""))
+    shape = (2, 256, 256, 3)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+
+    def init(keys, image):
+        return parts.method.init(jax.random.key(0), {"views": parts.views(keys, image)})
+
+    params, _ = jax.eval_shape(init, keys, jax.ShapeDtypeStruct(shape, np.uint8))
+    count = sum(x.size for x in jax.tree.leaves(params["encoder"]))
+    fixed = {"dino": 0, "ibot": 384, "mae": -197 * 768}[name]
+    assert count == parameters + fixed
