@@ -39,7 +39,7 @@ def run(config: str, seed: int, workdir: pathlib.Path) -> None:
 def figures(workdir: pathlib.Path) -> tuple[dict[tuple[str, str], float], float]:
     """Accuracies in percent by (features, protocol), and seconds of training."""
     record = json.loads((workdir / "evaluation.json").read_text())
-    found = {(row["features"], row["protocol"]): 100 * row["accuracy"] for row in record["results"]}
+    found = {(row["features"], row["protocol"]): 100 * row["value"] for row in record["results"]}
     seconds = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])["time"]
     return found, seconds
 

@@ -22,13 +22,13 @@ import sys
 
 import numpy as np
 
-from ssl_jax import cli, evaluate
+from ssl_jax import cli, evaluate, evaluation
 from ssl_jax.experiment import load_data
+from ssl_jax.protocols import Subject, Task, frozen
 
 OUT = pathlib.Path(__file__).parents[1] / "ssl_jax" / "measured.json"
 # What a method needs besides its config: distillation a teacher, which is the run of SimCLR.
 EXTRA = {"distillation:fashion_mnist": ["--config.teacher.workdir={root}/simclr-fashion_mnist-{seed}"]}
-SETTINGS = {"protocols": ("knn", "linear"), "ks": (20,), "labels_per_class": (10,), "trials": 5, "seed": 0}
 
 
 def variants(name: str) -> list[str]:
@@ -66,10 +66,11 @@ def pretrain(config: str, seed: int, root: pathlib.Path) -> pathlib.Path:
     return workdir
 
 
-def percent(rows: list[dict]) -> dict[str, float]:
-    """Figures of `evaluate.measure` under short names."""
+def figures(subject: Subject, task: Task) -> dict[str, float]:
+    """Accuracies in percent under short names."""
+    rows = frozen.knn(subject, task) + frozen.linear(subject, task, labels_per_class=(10,))
     names = {"k-NN, k = 20": "knn", "linear": "linear", "linear, 10 labels per class": "labels_10"}
-    return {names[row["protocol"]]: round(100 * row["accuracy"], 2) for row in rows}
+    return {names[row["protocol"]]: round(100 * row["value"], 2) for row in rows}
 
 
 @functools.cache
@@ -77,9 +78,9 @@ def raw_pixels(data: str, splits: tuple[str, str]) -> dict[str, float]:
     """Figures of raw pixels, once per data set."""
     config = importlib.import_module("ssl_jax.configs.common").base("simclr")
     config.data, config.image_size = data, 0
-    sources = [load_data(config, split) for split in splits]
-    features = tuple(evaluate.raw_pixels(source) for source in sources)
-    return percent(evaluate.measure(features, labels=tuple(s.labels for s in sources), **SETTINGS))
+    train, test = (load_data(config, split) for split in splits)
+    task = Task(train=train, test=test, seed=0, prepare=evaluation.to_float, normalize={}, size=0)
+    return figures(evaluate.raw_subject(), task)
 
 
 def score(workdir: pathlib.Path) -> dict:
@@ -88,9 +89,7 @@ def score(workdir: pathlib.Path) -> dict:
     if kept.is_file():
         return json.loads(kept.read_text())
     experiment, trained, initial = evaluate.load_run(workdir)
-    config = experiment.config
-    sources = experiment.source, load_data(config, config.test_split)
-    labels = tuple(source.labels for source in sources)
+    config, task = experiment.config, evaluate.task_of(experiment, seed=0)
     found = {
         "data": config.data,
         "encoder": config.encoder,
@@ -98,8 +97,7 @@ def score(workdir: pathlib.Path) -> dict:
         "batch_size": config.batch_size,
     }
     for name, state in (("run", trained), ("untrained", initial)):
-        features = tuple(experiment.embed(state, source) for source in sources)
-        found[name] = percent(evaluate.measure(features, labels=labels, **SETTINGS))
+        found[name] = figures(evaluate.subject_of(experiment, state, name), task)
     found["raw"] = raw_pixels(config.data, (config.train_split, config.test_split))
     kept.write_text(json.dumps(found))
     return found
@@ -122,9 +120,9 @@ def main() -> None:
     table = json.loads(OUT.read_text()) if args.write and OUT.is_file() else {}
     for config in args.configs.split(",") if args.configs else all_configs():
         workdir = pretrain(config, args.seed, args.root)
-        figures = {**score(workdir), **json.loads((workdir / "cost.json").read_text()), "seed": args.seed}
-        table[config] = figures
-        print(row(config, figures), flush=True)
+        measured = {**score(workdir), **json.loads((workdir / "cost.json").read_text()), "seed": args.seed}
+        table[config] = measured
+        print(row(config, measured), flush=True)
         if args.write:  # after every run, so that nothing is lost
             OUT.write_text(json.dumps(dict(sorted(table.items())), indent=1) + "\n")
     means = {k: np.mean([f["run"][k] for f in table.values()]) for k in ("knn", "linear", "labels_10")}

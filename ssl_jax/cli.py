@@ -1,5 +1,6 @@
 """The command line `ssl-jax`: absl flags, and configs of ml_collections that become keyword arguments from here on."""
 
+import ast
 import contextlib
 import difflib
 import functools
@@ -18,7 +19,7 @@ from ssl_jax.core import UserError
 USAGE = """Self-supervised image representation learning in JAX.
 
   ssl-jax pretrain --config=NAME[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...]
-  ssl-jax evaluate --workdir=DIR [--protocol=knn,linear] [--encoder=student|teacher] [--step=N]
+  ssl-jax evaluate --workdir=DIR [--protocol=knn,linear|help] [--encoder=student|teacher] [--layer=all]
   ssl-jax embed    --workdir=DIR --data=folder:PATH --out=FILE.npz
   ssl-jax report   --workdir=DIR
   ssl-jax methods
@@ -233,37 +234,66 @@ def _check_field(config: Any, path: str) -> None:
 def _evaluate(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
-    flags.DEFINE_list("protocol", ["knn", "linear"], "Protocols: knn, linear.", flag_values=values)
+    flags.DEFINE_list("protocol", ["knn", "linear"], "Protocols; `help` lists them.", flag_values=values)
+    flags.DEFINE_multi_string("set", [], "An option of a protocol: NAME.OPTION=VALUE.", flag_values=values)
     flags.DEFINE_string("encoder", "student", "student or teacher.", flag_values=values)
     flags.DEFINE_integer("step", None, "Checkpoint; the newest by default.", flag_values=values)
-    flags.DEFINE_string("layer", None, "A feature map instead of the pooled features.", flag_values=values)
-    flags.DEFINE_list("k", ["20"], "Numbers of neighbours for k-NN.", flag_values=values)
-    flags.DEFINE_list("labels", ["1", "10", "100"], "Few-label settings, labels per class.", flag_values=values)
-    flags.DEFINE_integer("trials", 5, "Random draws of the labels per setting.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Of splits and draws.", flag_values=values)
+    flags.DEFINE_list("layer", [], "Layers such as stage2, stage2@3, stage3+pooled; or all.", flag_values=values)
+    flags.DEFINE_list("k", None, "Numbers of neighbours, for protocols that have them.", flag_values=values)
+    flags.DEFINE_list("labels", None, "Labels per class, for protocols with few of them.", flag_values=values)
+    flags.DEFINE_integer("trials", None, "Random draws per setting, for protocols that draw.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Of splits, draws and training.", flag_values=values)
     flags.DEFINE_bool("report", True, "Write report.html at the end.", flag_values=values)
     _parse(values, argv, "evaluate")
-    _required(values, "workdir")
-    from ssl_jax import gallery
-    from ssl_jax.evaluate import evaluate, table
+    from ssl_jax import gallery, results
+    from ssl_jax.evaluate import arguments_of, describe_protocols, evaluate
+    from ssl_jax.protocols import PROTOCOLS
 
     flag = functools.partial(_flag, values)
+    if flag("protocol") == ["help"]:
+        print(describe_protocols())
+        return
+    _required(values, "workdir")
+    options = protocol_options(flag("set"), flag("protocol"))
+    common = {"ks": flag("k") and _ints("k", flag("k")), "trials": flag("trials")}
+    common["labels_per_class"] = flag("labels") and _ints("labels", flag("labels"))
+    for name in flag("protocol"):
+        known = arguments_of(PROTOCOLS[name].run) if name in PROTOCOLS else []
+        given = {argument: value for argument, value in common.items() if value is not None and argument in known}
+        options[name] = {**given, **options.get(name, {})}
     record = evaluate(
         flag("workdir"),
         protocols=flag("protocol"),
+        options=options,
         encoder=flag("encoder"),
         step=flag("step"),
-        layer=flag("layer"),
-        ks=_ints("k", flag("k")),
-        labels_per_class=_ints("labels", flag("labels")),
-        trials=flag("trials"),
+        layers=flag("layer") or (None,),
         seed=flag("seed"),
         announce=say,
     )
-    print(table(record))
+    print(results.table(record))
     say(f"Written to {pathlib.Path(flag('workdir')) / 'evaluation.json'}")
     if flag("report"):
         say(f"Report: {gallery.write_report(flag('workdir'), encoder=flag('encoder'), step=flag('step'))}")
+
+
+def protocol_options(settings: Sequence[str], protocols: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Turn `knn.temperature=0.1` into `{"knn": {"temperature": 0.1}}`; values are Python literals, or else text."""
+    options: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        name, value = setting.partition("=")[::2]
+        protocol, option = name.partition(".")[::2]
+        if not value or not option or protocol not in protocols:
+            raise UserError(
+                f"--set={setting}: options are set as NAME.OPTION=VALUE, NAME being one of the protocols asked for "
+                f"({', '.join(protocols)})."
+            )
+        try:
+            literal = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            literal = value
+        options.setdefault(protocol, {})[option] = literal
+    return options
 
 
 def _embed(argv: Sequence[str]) -> None:
@@ -274,7 +304,9 @@ def _embed(argv: Sequence[str]) -> None:
     flags.DEFINE_string("out", None, "File to write, .npz.", flag_values=values)
     flags.DEFINE_string("encoder", "student", "student or teacher.", flag_values=values)
     flags.DEFINE_integer("step", None, "Checkpoint; the newest by default.", flag_values=values)
-    flags.DEFINE_string("layer", None, "A feature map instead of the pooled features.", flag_values=values)
+    flags.DEFINE_string(
+        "layer", None, "A layer instead of the pooled features: stage2, stage3+pooled.", flag_values=values
+    )
     _parse(values, argv, "embed")
     _required(values, "workdir", "data", "out")
     flag = functools.partial(_flag, values)

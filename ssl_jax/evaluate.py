@@ -1,9 +1,10 @@
-"""Evaluation of a run in a workdir: k-NN, linear probe and few labels, beside raw pixels and the untrained encoder."""
+"""Evaluation of a run in a workdir by any protocols, beside raw pixels and the untrained encoder."""
 
 import functools
+import inspect
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,11 +13,22 @@ from ml_collections import ConfigDict
 
 from ssl_jax import augment, data, workdir
 from ssl_jax.core import TrainState, UserError
-from ssl_jax.evaluation import few_labels, knn_accuracy, linear_probe
-from ssl_jax.experiment import Experiment, build, image_shape, load_data, lookup
+from ssl_jax.evaluation import layer_names, teacher_of
+from ssl_jax.evaluation.features import POOLED
+from ssl_jax.experiment import (
+    Experiment,
+    build,
+    build_encoder,
+    call,
+    image_shape,
+    load_data,
+    lookup,
+    normalization,
+)
+from ssl_jax.protocols import PROTOCOLS, Network, Subject, Task
+from ssl_jax.results import Record
 from ssl_jax.training import initial_state
 
-PROTOCOLS = ("knn", "linear")
 MAX_RAW_SIDE = 64  # raw pixels of larger images are shrunk to this side
 
 
@@ -77,133 +89,142 @@ def raw_pixels(source: data.Source) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def measure(
-    features: tuple[np.ndarray, np.ndarray],
-    *,
-    labels: tuple[np.ndarray, np.ndarray],
-    protocols: Sequence[str],
-    ks: Sequence[int],
-    labels_per_class: Sequence[int],
-    trials: int,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Run the protocols on train and test features; one dict per figure, see `evaluate`."""
-    (train, test), (y, test_y) = features, labels
-    rows: list[dict[str, Any]] = []
+def subject_of(
+    experiment: Experiment, state: TrainState, name: str, *, encoder: str = "student", layer: str | None = None
+) -> Subject:
+    """What protocols look at: features of a state, each source's made once, and the network behind them."""
+    kept: dict[str, np.ndarray] = {}
 
-    def add(protocol: str, accuracies: list[float], **setting: Any) -> None:
-        spread = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None
-        row = {"protocol": protocol, "setting": setting, "accuracy": float(np.mean(accuracies)), "std": spread}
-        rows.append({**row, "trials": len(accuracies)})
+    def features(source: data.Source) -> np.ndarray:
+        if source.fingerprint not in kept:
+            kept[source.fingerprint] = experiment.embed(state, source, encoder=encoder, layer=layer)
+        return kept[source.fingerprint]
 
-    if "knn" in protocols:
-        for k, accuracy in knn_accuracy(train, y, test, test_y, ks=ks).items():
-            add(f"k-NN, k = {k}", [accuracy], k=k, temperature=0.07)
-    if "linear" in protocols:
-        found = linear_probe(train, y, test, test_y, seed=seed)
-        add("linear", [found.pop("accuracy")], **found)
-        for count in labels_per_class:
-            accuracies = few_labels(train, y, test, test_y, per_class=count, trials=trials, seed=seed)
-            name = f"linear, {count} label{'s' if count > 1 else ''} per class"
-            add(name, accuracies, labels_per_class=count)
-    return rows
+    return Subject(name=name, features=features, network=functools.partial(network_of, experiment, state, encoder))
+
+
+def network_of(experiment: Experiment, state: TrainState, encoder: str = "student") -> Network:
+    """The encoder alone, without the heads that its method trains it with."""
+    params, carry = state.params, state.carry
+    if encoder == "teacher":
+        params, carry = teacher_of(params, carry)
+    return Network(
+        encoder=build_encoder(experiment.config), params=params["encoder"], state=carry.model_state["encoder"]
+    )
+
+
+def raw_subject() -> Subject:
+    """Raw pixels, see `raw_pixels`."""
+    kept: dict[str, np.ndarray] = {}
+
+    def features(source: data.Source) -> np.ndarray:
+        if source.fingerprint not in kept:
+            kept[source.fingerprint] = raw_pixels(source)
+        return kept[source.fingerprint]
+
+    return Subject(name="raw pixels", features=features)
+
+
+def task_of(experiment: Experiment, *, seed: int) -> Task:
+    """The run's training and test images."""
+    config, train = experiment.config, experiment.source
+    return Task(
+        train=train,
+        test=load_data(config, config.test_split),
+        seed=seed,
+        prepare=experiment.prepare,
+        normalize=normalization(config.normalize, train),
+        size=config.view_size or min(image_shape(train)[:2]),
+    )
 
 
 def evaluate(
     directory: str | pathlib.Path,
     *,
-    protocols: Sequence[str] = PROTOCOLS,
+    protocols: Sequence[str] = ("knn", "linear"),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     encoder: str = "student",
     step: int | None = None,
-    layer: str | None = None,
-    ks: Sequence[int] = (20,),
-    labels_per_class: Sequence[int] = (1, 10, 100),
-    trials: int = 5,
+    layers: Sequence[str | None] = (None,),
     seed: int = 0,
     announce: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Evaluate a saved run on its test split and write `evaluation.json`.
+    """Evaluate a saved run on its test split; the record grows in `evaluation.json`.
+
+    What is there already, of the same step and settings, is not computed again; each result is written as soon as it
+    is there.
 
     Args:
       directory: workdir of the run; its checkpoints are only read.
-      protocols: of `PROTOCOLS`.
+      protocols: names in `protocols.PROTOCOLS`.
+      options: keyword arguments by protocol, for example `{"knn": {"ks": (5, 20)}}`.
       encoder: "student" or "teacher".
       step: which checkpoint, the newest by default.
-      layer: which feature map to use instead of the pooled features.
-      ks: neighbours of k-NN.
-      labels_per_class: few-label settings of the linear protocol; those above the smallest class are left out.
-      trials: random draws of the labels per setting.
+      layers: which features to use, see `evaluation.select`: None is the pooled ones, "all" stands for every layer.
       seed: of splits and draws.
       announce: where messages go.
 
     Returns:
-      The record that is written: `step`, `encoder`, `layer`, `data`, `protocols`, and `results`, a list of
-      `{"features", "protocol", "setting", "accuracy" 0..1, "std", "trials"}` with the rows "this run",
-      "random encoder" (the same network as initialised) and "raw pixels" for each protocol.
+      The record: `step`, `encoder`, `layers`, `seed` and `protocols` of this call, `data`, and `results`, a list of
+      `{"features", "protocol", "metric", "value", "std", "trials", "setting", "of"}` with the rows "this run",
+      "random encoder" (the same network as initialised) and "raw pixels" for each protocol; `of` says what the row is
+      of. Results of other calls on the same data stay in it.
 
     Raises:
-      UserError: no such run, step, encoder, layer or protocol, or no labels.
+      UserError: no such run, step, encoder, layer, protocol or option, or no labels for a protocol that needs them.
     """
-    for protocol in protocols:
-        lookup(dict.fromkeys(PROTOCOLS), protocol, "protocol")
+    chosen = {name: lookup(PROTOCOLS, name, "protocol") for name in protocols}
+    given = {name: dict((options or {}).get(name, {})) for name in chosen}
+    for name, protocol in chosen.items():
+        for argument in given[name]:
+            lookup(dict.fromkeys(arguments_of(protocol.run)), argument, f"option of the protocol {name}")
     directory = pathlib.Path(directory)
     experiment, trained, initial = load_run(directory, step=step)
-    train, test = experiment.source, load_data(experiment.config, experiment.config.test_split)
-    if train.labels is None or test.labels is None:
+    task = task_of(experiment, seed=seed)
+    unlabelled = [name for name, protocol in chosen.items() if protocol.labels]
+    if unlabelled and (task.train.labels is None or task.test.labels is None):
         raise UserError(
-            f"{experiment.config.data} has no labels, so there is nothing to score; `ssl-jax embed` writes its "
-            "features, and for folders one sub-directory per class gives labels."
+            f"{experiment.config.data} has no labels, which {' and '.join(unlabelled)} need; for folders one "
+            "sub-directory per class gives labels, and the protocol quality does without."
         )
-    labels = (train.labels, test.labels)
-    smallest = int(np.bincount(train.labels).min())
-    counts = [count for count in labels_per_class if count <= smallest]
-    score = functools.partial(
-        measure,
-        labels=labels,
-        protocols=protocols,
-        ks=[min(k, len(train)) for k in ks],
-        labels_per_class=counts,
-        trials=trials,
-        seed=seed,
+    if "all" in layers:
+        layers = layer_names(experiment.method, trained, task.train, prepare=experiment.prepare)
+    record = Record(
+        directory, task, step=int(trained.step), encoder=encoder, layers=layers, protocols=protocols, seed=seed
     )
-    features_of = functools.partial(experiment.embed, encoder=encoder, layer=layer)
-
-    results = []
-    for name, features in (
-        ("this run", functools.partial(features_of, trained)),
-        ("random encoder", functools.partial(features_of, initial)),
-        ("raw pixels", raw_pixels),
-    ):
-        began = time.perf_counter()
-        results += [{"features": name, **row} for row in score((features(train), features(test)))]
-        announce(f"{name}: {time.perf_counter() - began:.0f} s")
-    record = {
-        "step": int(trained.step),
-        "encoder": encoder,
-        "layer": layer,
-        "data": {"train": repr(train), "test": repr(test), "fingerprint": [train.fingerprint, test.fingerprint]},
-        "protocols": list(protocols),
-        "seed": seed,
-        "results": results,
-    }
-    workdir.write_json(directory / "evaluation.json", record)
-    return record
+    for layer in layers:
+        of_layer = functools.partial(subject_of, experiment, encoder=encoder, layer=layer)
+        makers: dict[str, Callable[[], Subject]] = {
+            "this run": functools.partial(of_layer, trained, "this run"),
+            "random encoder": functools.partial(of_layer, initial, "random encoder"),
+            "raw pixels": raw_subject,
+        }
+        for name, make in makers.items():
+            began, subject = time.perf_counter(), None
+            for protocol, what in chosen.items():
+                if what.network and name == "raw pixels":
+                    continue
+                key = record.key(name, protocol, given[protocol], layer)
+                if not record.has(key):
+                    subject = subject or make()
+                    record.add(key, call(what.run, f"protocol {protocol}", subject, task, **given[protocol]))
+            spent = "kept" if subject is None else f"{time.perf_counter() - began:.0f} s"
+            announce(f"{name}{'' if len(layers) == 1 else f', {layer or POOLED}'}: {spent}")
+    return record.write()
 
 
-def table(record: dict[str, Any]) -> str:
-    """The results as lines of text: a row per protocol, a column per kind of features, in percent."""
-    columns = list(dict.fromkeys(row["features"] for row in record["results"]))
-    protocols = list(dict.fromkeys(row["protocol"] for row in record["results"]))
-    cells = {(r["protocol"], r["features"]): r for r in record["results"]}
+def arguments_of(run: Callable) -> list[str]:
+    """Names of a protocol's options: its arguments after subject and task."""
+    return list(inspect.signature(run).parameters)[2:]
 
-    def cell(protocol: str, column: str) -> str:
-        row = cells[protocol, column]
-        spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
-        return f"{100 * row['accuracy']:.2f}{spread}"
 
-    width = max(map(len, protocols))
-    lines = [" " * width + "".join(f"{c:>18}" for c in columns)]
-    lines += [f"{p:<{width}}" + "".join(f"{cell(p, c):>18}" for c in columns) for p in protocols]
+def describe_protocols() -> str:
+    """Every protocol in a line, and its options with their defaults."""
+    lines = []
+    for name, protocol in PROTOCOLS.items():
+        lines.append(f"{name}: {(inspect.getdoc(protocol.run) or '').splitlines()[0]}")
+        parameters = list(inspect.signature(protocol.run).parameters.values())[2:]
+        lines.append("    " + ", ".join(f"{p.name}={p.default!r}" for p in parameters))
     return "\n".join(lines)
 
 

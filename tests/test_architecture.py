@@ -36,8 +36,8 @@ FLOORS = [
         "small_data",
     },
     {"methods"},
-    {"catalogue", "checkpoint", "evaluation", "interop", "train_step", "training"},
-    {"cli", "evaluate", "experiment", "gallery", "pretrain", "progress", "teachers", "workdir"},
+    {"catalogue", "checkpoint", "evaluation", "interop", "protocols", "train_step", "training"},
+    {"cli", "evaluate", "experiment", "gallery", "pretrain", "progress", "results", "teachers", "workdir"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 HEAVY = ("tensorflow_datasets", "tensorboardX", "matplotlib", "sklearn", "orbax", "torch", "tensorflow", "safetensors")

@@ -120,7 +120,7 @@ AFTERWARDS = {
     "teacher of a method without": (["evaluate", "--encoder=teacher"], "keeps no teacher"),
     "encoder": (["evaluate", "--encoder=mean"], "'student' or 'teacher', not 'mean'"),
     "step": (["evaluate", "--step=3"], "no checkpoint of step 3; there are [2, 4]"),
-    "layer": (["evaluate", "--layer=stage9"], "no layer 'stage9'; it has stage1, stage2"),
+    "layer": (["evaluate", "--layer=stage9"], "no layer 'stage9'; it has pooled, stage1, stage2"),
     "neighbours": (["evaluate", "--k=few"], "--k takes whole numbers"),
     "no neighbours": (["evaluate", "--k=0"], "k-NN needs 1 <= k <= 1260"),
     "data to embed": (["embed", "--data=digit", "--out=x.npz"], "there is no data 'digit'"),

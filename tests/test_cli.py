@@ -92,8 +92,8 @@ def test_from_pretraining_to_features(tmp_path, photos):
     assert kinds == {"this run", "random encoder", "raw pixels"}
     assert len(evaluation["results"]) == 15
     for row in evaluation["results"]:
-        assert 0.1 < row["accuracy"] <= 1
-        assert f"{100 * row['accuracy']:.2f}" in out
+        assert 0.1 < row["value"] <= 1
+        assert f"{100 * row['value']:.2f}" in out
     report = (workdir / "report.html").read_text()
     assert DOCUMENT in report.lower()
     assert "random encoder" in report

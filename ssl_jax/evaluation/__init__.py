@@ -1,6 +1,6 @@
 """Evaluation of frozen features: functions of arrays, none of which knows a method."""
 
-from ssl_jax.evaluation.features import embed, teacher_of, to_float
+from ssl_jax.evaluation.features import embed, layer_names, select, teacher_of, to_float
 from ssl_jax.evaluation.knn import knn_accuracy, knn_predict
 from ssl_jax.evaluation.linear import draw_labels, few_label_head, few_labels, fit_linear, linear_probe
 
@@ -12,7 +12,9 @@ __all__ = [
     "fit_linear",
     "knn_accuracy",
     "knn_predict",
+    "layer_names",
     "linear_probe",
+    "select",
     "teacher_of",
     "to_float",
 ]

@@ -7,10 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from ssl_jax import data
 from ssl_jax.core import Carry, Method, PyTree, TrainState, UserError
+from ssl_jax.nets.pooling import grid_average
 from ssl_jax.sharding import by_example, data_mesh, put
+
+POOLED = "pooled"  # name of the features that an encoder returns beside its maps
 
 
 def to_float(image: jax.Array) -> jax.Array:
@@ -30,14 +34,47 @@ def teacher_of(params: PyTree, carry: Carry) -> tuple[PyTree, Carry]:
 def _encoder(method: Method, prepare: Callable, layer: str | None, mesh: Mesh) -> Callable:
     def run(params: PyTree, carry: Carry, image: jax.Array) -> jax.Array:
         pooled, maps = method.encode(params, carry, prepare(image))
-        if layer is None:
-            return pooled.astype(jnp.float32)
-        if layer not in maps:
-            raise UserError(f"The encoder has no layer {layer!r}; it has {', '.join(maps) or 'none with a name'}.")
-        features = maps[layer].astype(jnp.float32)
-        return jnp.mean(features, axis=tuple(range(1, features.ndim - 1))) if features.ndim > 2 else features
+        return select(pooled, maps, layer)
 
     return jax.jit(run, out_shardings=by_example(mesh))
+
+
+def select(pooled: jax.Array, maps: dict[str, jax.Array], layer: str | None) -> Float[Array, "b d"]:
+    """Features of the layer that a text names, float32; None is "pooled".
+
+    `stage2` is a map averaged over its positions, `stage2@3` over each cell of a 3 x 3 grid (fewer on a smaller map),
+    `stage3+pooled` several of these side by side.
+
+    Raises:
+      UserError: there is no such layer, or the grid is no positive number.
+    """
+    parts = []
+    for part in (layer or POOLED).split("+"):
+        name, at, cells = part.partition("@")
+        if name not in maps and name != POOLED:
+            raise UserError(
+                f"The encoder has no layer {name!r}; it has pooled, {', '.join(maps) or 'and none with a name'}."
+            )
+        if at and (not cells.isdigit() or int(cells) < 1):
+            raise UserError(f"A layer with a grid is written as stage2@3, not {part!r}.")
+        x = pooled if name == POOLED else maps[name]
+        if x.ndim == 4:
+            x = grid_average(x, (min(int(cells or 1), *x.shape[1:3]),))
+        elif x.ndim > 2:
+            x = jnp.mean(x.astype(jnp.float32), axis=tuple(range(1, x.ndim - 1)))
+        parts.append(x.astype(jnp.float32))
+    return jnp.concatenate(parts, axis=-1)
+
+
+def layer_names(method: Method, state: TrainState, source: data.Source, *, prepare: Callable = to_float) -> list[str]:
+    """Names of an encoder's maps, from its first to its last, and then "pooled"."""
+    image, names = jnp.asarray(next(data.epoch(source, batch_size=1))["image"]), []
+
+    def trace(params: PyTree, carry: Carry, x: jax.Array) -> None:
+        names.extend(method.encode(params, carry, prepare(x))[1])  # here, since dicts come out sorted
+
+    jax.eval_shape(trace, state.params, state.carry, image)
+    return [*names, POOLED]
 
 
 def embed(
@@ -59,7 +96,7 @@ def embed(
       source: images, see `ssl_jax.data`.
       prepare: `uint8 [b h w c] -> float [b h w c]`, the same normalisation as in training (`augment.prepare`).
       encoder: "student", or "teacher" where the method keeps one.
-      layer: None for the pooled features, or the name of a map, which is then averaged over its positions.
+      layer: None for the pooled features, or a layer's name, see `select`.
       batch_size: images at a time, rounded up to a multiple of the devices.
       mesh: devices.
     """

@@ -53,7 +53,8 @@ def write(
     """
     target = pathlib.Path(path)
     target = target / "report.html" if target.is_dir() else target
-    rows = results.table((evaluation or {}).get("results") or [])
+    shown = results.shown(evaluation or {})
+    rows = results.table(shown)
     text = _render(
         title=title,
         created=formats.date(run["created"]) if run.get("created") else "",
@@ -66,7 +67,7 @@ def write(
         curves=plots.curves(metrics),
         steps=len(metrics),
         evaluation=evaluation,
-        columns=results.columns((evaluation or {}).get("results") or []),
+        columns=results.columns(shown),
         rows=rows,
         best=results.best(rows),
         views=_views(views),

@@ -33,9 +33,9 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One accuracy: as text, as a fraction or None, its spread, and a note when its setting is another one."""
+    """One figure: as text, as a share (0..1) or None, its spread, and a note when its setting is another one."""
 
-    accuracy: float | None
+    share: float | None
     text: str
     spread: str = ""
     note: str = ""
@@ -48,13 +48,28 @@ def title(protocol: str) -> str:
 
 
 def settings(result: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a result's setting adds to its protocol's name; accuracies it was chosen by are no settings."""
+    """What a result's setting and layer add to its protocol's name; accuracies it was chosen by are no settings."""
     given, told = (result or {}).get("setting") or {}, re.findall(r"\w+", str((result or {}).get("protocol")))
+    layer = ((result or {}).get("of") or {}).get("layer", "pooled")
     return {
-        key.replace("_", " "): value
-        for key, value in given.items()
-        if not key.endswith("accuracy") and not (isinstance(value, int) and str(value) in told)
+        **({} if layer == "pooled" else {"layer": layer}),
+        **{
+            key.replace("_", " "): value
+            for key, value in given.items()
+            if not key.endswith("accuracy") and not (isinstance(value, int) and str(value) in told)
+        },
     }
+
+
+def shown(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The results of the step, network and seed that were evaluated last."""
+    return [
+        result
+        for result in evaluation.get("results") or []
+        if all(
+            (result.get("of") or {}).get(k, evaluation.get(k)) == evaluation.get(k) for k in ("step", "encoder", "seed")
+        )
+    ]
 
 
 def columns(results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -63,25 +78,31 @@ def columns(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """One row per protocol and setting of this run; a baseline's cell has the same setting, or its own best one.
+    """One row per protocol, metric and setting of this run; a baseline's cell has the same setting, or its best one.
 
     Protocols without a result of this run get one row, with the best result of each baseline.
     """
     names = columns(results)
     rows = []
-    for protocol in dict.fromkeys(str(r.get("protocol")) for r in results):
-        of = [r for r in results if str(r.get("protocol")) == protocol]
+    for protocol in dict.fromkeys(_named(r) for r in results):
+        of = [r for r in results if _named(r) == protocol]
         ours: list[Any] = [r for r in of if r.get("features") == OURS]
         rows += [_row(protocol, result, of, names) for result in (ours or [None])]
     return rows
 
 
+def _named(result: Mapping[str, Any]) -> str:
+    """A result's protocol, with its metric where that is no accuracy."""
+    metric = result.get("metric", "accuracy")
+    return f"{result.get('protocol')}{'' if metric == 'accuracy' else f', {metric}'}"
+
+
 def best(rows: Sequence[Row]) -> list[Row]:
-    """The row with the highest accuracy of this run, for each protocol that has one; protocols in their order."""
+    """The row with the highest share of this run, for each protocol that has one; protocols in their order."""
     top: dict[str, Row] = {}
     for row in rows:
-        value = row.cells[OURS].accuracy
-        if value is not None and (row.protocol not in top or value > (top[row.protocol].cells[OURS].accuracy or 0)):
+        value = row.cells[OURS].share
+        if value is not None and (row.protocol not in top or value > (top[row.protocol].cells[OURS].share or 0)):
             top[row.protocol] = row
     return list(top.values())
 
@@ -90,10 +111,10 @@ def _row(protocol: str, result: Mapping[str, Any] | None, of: Sequence[Mapping[s
     """The row of one result of this run, or of a protocol without one."""
     setting = settings(result)
     cells = {name: _cell(result) if name == OURS else _match(of, name, setting) for name in names}
-    ours = cells[OURS].accuracy
+    ours = cells[OURS].share
     gains, worse = {}, []
     for name in BASELINES:
-        other = cells[name].accuracy
+        other = cells[name].share
         gains[name] = ""
         if ours is not None and other is not None:
             gains[name] = formats.percent(ours - other, signed=True)
@@ -113,20 +134,28 @@ def _match(of: Sequence[Mapping[str, Any]], name: str, setting: dict[str, Any]) 
     for result in results:
         if settings(result) == setting:
             return _cell(result)
-    finite = [r for r in results if formats.is_number(r.get("accuracy"))]
+    finite = [r for r in results if formats.is_number(r.get("value"))]
     if not finite:
         return _cell(results[0] if results else None)
-    result = max(finite, key=lambda r: r["accuracy"])
+    result = max(finite, key=lambda r: r["value"])
     other = {key: value for key, value in settings(result).items() if setting.get(key) != value}
     return dataclasses.replace(_cell(result), note=formats.describe(other) if other else "")
 
 
 def _cell(result: Mapping[str, Any] | None) -> Cell:
     """Text of one result; a dash when there is none or it is not finite."""
-    value: Any = (result or {}).get("accuracy")
+    value: Any = (result or {}).get("value")
     if result is None or not formats.is_number(value):
-        return Cell(accuracy=None, text=formats.DASH)
-    spread = f"± {100 * result['std']:.1f}" if formats.is_number(result.get("std")) else ""
-    if spread and formats.is_number(result.get("trials")):
+        return Cell(share=None, text=formats.DASH)
+    share = result.get("share", True)
+    spread = ""
+    if _has(result, "std"):
+        spread = f"{100 * result['std']:.1f}" if share else formats.number(result["std"], 2)
+    if spread and _has(result, "trials"):
         spread += f", {result['trials']} trials"
-    return Cell(accuracy=float(value), text=formats.percent(value), spread=spread)
+    text = formats.percent(value) if share else formats.number(value)
+    return Cell(share=float(value) if share else None, text=text, spread=spread and f"± {spread}")
+
+
+def _has(result: Mapping[str, Any], name: str) -> bool:
+    return formats.is_number(result.get(name))

@@ -7,7 +7,7 @@ from values import assert_close
 
 from ssl_jax import data, init_state, methods, nets
 from ssl_jax.core import UserError
-from ssl_jax.evaluation import embed, teacher_of
+from ssl_jax.evaluation import embed, layer_names, teacher_of
 
 ENCODER = nets.ConvNet(widths=(4, 8), pool=(1,))
 
@@ -43,8 +43,24 @@ def test_features_are_those_of_each_image_in_order(source, byol, batch_size):
 def test_a_layer_is_averaged_over_its_positions(source, byol):
     method, state = byol
     assert_close(embed(method, state, source, layer="stage1"), by_hand(state.params, state.carry, source, "stage1"))
-    with pytest.raises(UserError, match="no layer 'stage7'; it has stage1, stage2"):
+    with pytest.raises(UserError, match="no layer 'stage7'; it has pooled, stage1, stage2"):
         embed(method, state, source, layer="stage7")
+
+
+def test_layers_on_a_grid_and_side_by_side(source, byol):
+    method, state = byol
+    whole = embed(method, state, source, layer="stage1")
+    quarters = embed(method, state, source, layer="stage1@2")
+    assert quarters.shape == (43, 4 * whole.shape[1])
+    assert_close(quarters.reshape(43, 4, -1).mean(axis=1), whole)  # an even map: cells of one size
+    both = embed(method, state, source, layer="stage1@2+pooled")
+    np.testing.assert_array_equal(both, np.concatenate([quarters, embed(method, state, source)], axis=1))
+    fine = embed(method, state, source, layer="stage2@99")  # as fine as the map is
+    assert_close(fine.reshape(43, -1, 8).mean(axis=1), embed(method, state, source, layer="stage2"))
+    assert layer_names(method, state, source) == ["stage1", "stage2", "pooled"]
+    for wrong in ("stage1@", "stage1@0", "stage1@two"):
+        with pytest.raises(UserError, match="written as stage2@3"):
+            embed(method, state, source, layer=wrong)
 
 
 def test_the_teacher_is_another_network(source, byol):

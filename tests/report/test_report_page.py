@@ -22,7 +22,7 @@ def everything(text: str = "plain") -> dict:
     """All inputs of `write`, with `text` in every place that holds text."""
     metrics = [{"step": i * 10, "time": 5.0 * i, "loss": 5.0 - i / 10, "knn_top1": 0.7, text: 1.0} for i in range(20)]
     result = [
-        {"features": name, "protocol": "knn", "setting": {"k": 20, text: text}, "accuracy": accuracy, "std": None}
+        {"features": name, "protocol": "knn", "setting": {"k": 20, text: text}, "value": accuracy, "std": None}
         for name, accuracy in (("this run", 0.871), ("raw pixels", 0.859), ("random encoder", 0.9), (text, 0.5))
     ]
     return {
@@ -199,7 +199,7 @@ def test_no_labels(tmp_path):
 def test_nan_in_the_results_is_a_dash(tmp_path):
     inputs = everything()
     for result in inputs["evaluation"]["results"]:
-        result["accuracy"] = float("nan") if result["features"] == "this run" else None
+        result["value"] = float("nan") if result["features"] == "this run" else None
     inputs["neighbours"]["similarity"][:] = np.nan
     text = render(tmp_path, **inputs)
     assert "nan" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)

@@ -114,7 +114,7 @@ def test_known_curves_come_first():
 
 def test_baseline_with_another_setting_is_its_best_and_says_so():
     def result(features, accuracy, l2):
-        return {"features": features, "protocol": "linear", "setting": {"l2": l2}, "accuracy": accuracy}
+        return {"features": features, "protocol": "linear", "setting": {"l2": l2}, "value": accuracy}
 
     rows = results.table([result("this run", 0.9, 1), result("raw pixels", 0.8, 2), result("raw pixels", 0.85, 3)])
     assert len(rows) == 1

@@ -1,0 +1,136 @@
+"""The record of a run's evaluations, `evaluation.json`: it grows row by row, and says of every row what it is of."""
+
+import importlib.metadata
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ssl_jax import workdir
+from ssl_jax.evaluation.features import POOLED
+from ssl_jax.protocols import Row, Task
+
+
+class Record:
+    """Results so far, kept on disk; those of other data, or of another version of the library, are left behind."""
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        task: Task,
+        *,
+        step: int,
+        encoder: str,
+        layers: Sequence[str | None],
+        protocols: Sequence[str],
+        seed: int,
+    ):
+        """Open the record of a directory, for a call with these arguments."""
+        self.path = directory / "evaluation.json"
+        self.of = {"step": step, "encoder": encoder, "seed": seed}
+        names = [layer or POOLED for layer in layers]
+        self.head: dict[str, Any] = {**self.of, "layers": names, "protocols": list(protocols)}
+        self.head["version"] = importlib.metadata.version("ssl_jax")
+        self.head["data"] = {
+            "train": repr(task.train),
+            "test": repr(task.test),
+            "fingerprint": [task.train.fingerprint, task.test.fingerprint],
+        }
+        self.results: list[Row] = []
+        before = read(directory) or {}
+        if all(before.get(name) == self.head[name] for name in ("version", "data")):
+            self.results = before["results"]
+
+    def key(self, features: str, protocol: str, options: Mapping[str, Any], layer: str | None) -> dict[str, Any]:
+        """What tells rows apart; raw pixels are the same whatever the step, network or layer."""
+        own = {} if features == "raw pixels" else {**self.of, "layer": layer or POOLED}
+        return {"features": features, "protocol": protocol, "seed": self.of["seed"], "options": plain(options), **own}
+
+    def has(self, key: Mapping[str, Any]) -> bool:
+        """Whether rows with this key are there."""
+        return any(result["of"] == key for result in self.results)
+
+    def add(self, key: Mapping[str, Any], rows: Sequence[Row]) -> None:
+        """Add rows, in the place of those that say the same, and write the file."""
+        added = [
+            {"features": key["features"], **row, "setting": plain(row["setting"]), "of": dict(key)} for row in rows
+        ]
+        same = [_identity(result) for result in added]
+        self.results = [result for result in self.results if _identity(result) not in same] + added
+        self.write()
+
+    def write(self) -> dict[str, Any]:
+        """Write the file, and return what it holds."""
+        record = {**self.head, "results": self.results}
+        workdir.write_json(self.path, record)
+        return record
+
+
+def _identity(result: Row) -> str:
+    """What a row is of, but for options that don't show in its setting."""
+    of = {name: value for name, value in result["of"].items() if name != "options"}
+    return json.dumps([result["protocol"], result["metric"], result["setting"], of], sort_keys=True)
+
+
+def plain(value: Any) -> Any:
+    """As JSON gives it back: tuples become lists."""
+    return json.loads(json.dumps(value))
+
+
+def read(directory: pathlib.Path) -> dict[str, Any] | None:
+    """The record of a run, or None if there is none that can be read."""
+    try:
+        record = json.loads((directory / "evaluation.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and "results" in record else None
+
+
+def asked(record: Mapping[str, Any]) -> list[Row]:
+    """The rows that the latest call asked for: its step, network, seed, layers and protocols."""
+    chosen = []
+    for result in record["results"]:
+        of = result["of"]
+        same = all(of.get(name, record[name]) == record[name] for name in ("step", "encoder", "seed"))
+        layer = of.get("layer")
+        if same and of["protocol"] in record["protocols"] and (layer is None or layer in record["layers"]):
+            chosen.append(result)
+    return chosen
+
+
+def name_of(result: Row, layers: Sequence[str]) -> str:
+    """A row's protocol, with its layer where there are several and its metric where it is no accuracy."""
+    layer = result["of"].get("layer")
+    metric = "" if result["metric"] == "accuracy" else f", {result['metric']}"
+    return result["protocol"] + metric + (f", {layer}" if layer and len(layers) > 1 else "")
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """What the latest call asked for as lines of text: a row per figure, a column per kind of features."""
+    rows = asked(record)
+    columns = list(dict.fromkeys(result["features"] for result in rows))
+    cells: dict[tuple[str, str], str] = {}
+    for result in rows:
+        for name in names_of(result, rows, record["layers"]):
+            cells[name, result["features"]] = cell(result)
+    names = list(dict.fromkeys(name for name, _ in cells))
+    width = max(map(len, names), default=0)
+    lines = [" " * width + "".join(f"{column:>18}" for column in columns)]
+    lines += [f"{n:<{width}}" + "".join(f"{cells.get((n, c), ''):>18}" for c in columns) for n in names]
+    return "\n".join(lines)
+
+
+def names_of(result: Row, rows: Sequence[Row], layers: Sequence[str]) -> list[str]:
+    """Names of the lines that a row stands in: raw pixels, which have no layer, in those of all layers."""
+    if "layer" in result["of"]:
+        return [name_of(result, layers)]
+    same = [r for r in rows if r["protocol"] == result["protocol"] and r["metric"] == result["metric"]]
+    return list(dict.fromkeys(name_of(r, layers) for r in same if "layer" in r["of"])) or [name_of(result, layers)]
+
+
+def cell(result: Row) -> str:
+    """A figure with its deviation over trials; shares in percent."""
+    value, spread = result["value"], result["std"]
+    if result["share"]:
+        return f"{100 * value:.2f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+    return f"{value:.4g}" + ("" if spread is None else f" ± {spread:.2g}")

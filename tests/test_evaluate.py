@@ -1,0 +1,134 @@
+"""Evaluation of a run: what it records, what it does not do twice, and which features it looks at."""
+
+import json
+import shutil
+
+import pytest
+
+from ssl_jax import cli, protocols, results
+from ssl_jax.core import UserError
+from ssl_jax.evaluate import describe_protocols, evaluate
+from ssl_jax.experiment import Experiment
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections, on reading a config
+CHEAP = {"linear": {"labels_per_class": (1,), "trials": 2, "epochs": 1}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two steps."""
+    workdir = tmp_path_factory.mktemp("evaluate") / "run"
+    flags = ["--config.steps=2", "--config.batch_size=32", "--noreport"]
+    assert cli.main(["pretrain", "--config=quickstart:test", f"--workdir={workdir}", *flags]) == 0
+    return workdir
+
+
+@pytest.fixture
+def workdir(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "run")
+
+
+def names(record):
+    return [(row["features"], row["protocol"]) for row in record["results"]]
+
+
+def test_results_grow_and_are_not_computed_again(workdir, monkeypatch):
+    checkpoints = {p: p.read_bytes() for p in (workdir / "checkpoints").rglob("*") if p.is_file()}
+    first = evaluate(workdir, protocols=["knn"], options={"knn": {"ks": (5,)}})
+    assert len(first["results"]) == 3
+    grown = evaluate(workdir, protocols=["linear"], options=CHEAP)
+    assert grown["results"][:3] == first["results"]
+    assert len(grown["results"]) == 9
+    assert grown == json.loads((workdir / "evaluation.json").read_text())
+
+    monkeypatch.setattr(Experiment, "embed", lambda *args, **kwargs: pytest.fail("features are made again"))
+    said = []
+    options = {"knn": {"ks": (5,)}, **CHEAP}
+    again = evaluate(workdir, protocols=["knn", "linear"], options=options, announce=said.append)
+    assert again["results"] == grown["results"]
+    assert said == ["this run: kept", "random encoder: kept", "raw pixels: kept"]
+    assert checkpoints == {p: p.read_bytes() for p in (workdir / "checkpoints").rglob("*") if p.is_file()}
+
+
+def test_an_interrupted_evaluation_keeps_what_it_has(workdir, monkeypatch):
+    whole = protocols.PROTOCOLS["linear"]
+    broken = protocols.Protocol(run=lambda subject, task: pytest.fail("interrupted"))
+    monkeypatch.setitem(protocols.PROTOCOLS, "linear", broken)
+    with pytest.raises(pytest.fail.Exception):
+        evaluate(workdir, protocols=["knn", "linear"])
+    assert names(results.read(workdir)) == [("this run", "k-NN, k = 20")]
+    monkeypatch.setitem(protocols.PROTOCOLS, "linear", whole)
+    assert len(evaluate(workdir, protocols=["knn", "linear"], options=CHEAP)["results"]) == 9
+
+
+def test_the_same_again_takes_the_place_of_what_was_there(workdir):
+    evaluate(workdir, protocols=["knn"], options={"knn": {"ks": (5,)}})
+    record = evaluate(workdir, protocols=["knn"], options={"knn": {"ks": (5, 20)}})
+    assert names(record).count(("this run", "k-NN, k = 5")) == 1
+    assert names(record).count(("this run", "k-NN, k = 20")) == 1
+    other = evaluate(workdir, protocols=["knn"], options={"knn": {"ks": (5,)}}, seed=1)
+    assert names(other).count(("this run", "k-NN, k = 5")) == 2
+
+
+def test_results_of_another_version_are_left_behind(workdir, monkeypatch):
+    evaluate(workdir, protocols=["knn"])
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "999")
+    assert {row["protocol"] for row in evaluate(workdir, protocols=["linear"], options=CHEAP)["results"]} == {
+        "linear",
+        "linear, 1 label per class",
+    }
+
+
+def test_it_is_deterministic(workdir, run, tmp_path):
+    other = shutil.copytree(run, tmp_path / "other")
+    first, second = (evaluate(w, protocols=["knn", "linear"], options=CHEAP) for w in (workdir, other))
+    assert first == second
+
+
+def test_every_layer(workdir):
+    every = ["stage1", "stage2", "projector1", "pooled"]
+    record = evaluate(workdir, protocols=["knn"], layers=["all"])
+    assert record["layers"] == every
+    assert [row["of"].get("layer") for row in record["results"] if row["features"] == "this run"] == every
+    assert [row["features"] for row in record["results"]].count("raw pixels") == 1
+    lines = results.table(record).splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == [f"k-NN, k = 20, {layer}" for layer in every]
+    raw = [line.split()[-1] for line in lines[1:]]
+    assert len(set(raw)) == 1
+
+
+def test_the_table_shows_what_was_asked_for(workdir):
+    evaluate(workdir, protocols=["knn"])
+    record = evaluate(workdir, protocols=["linear"], options=CHEAP)
+    assert "k-NN" not in results.table(record)
+    assert results.table(record).count("linear") == 2
+
+
+def test_options_of_the_command_line(workdir, capsys):
+    flags = ["--protocol=knn", "--set=knn.temperature=0.1", "--set=knn.ks=5,7", "--noreport"]
+    assert cli.main(["evaluate", f"--workdir={workdir}", *flags]) == 0
+    assert [row["setting"] for row in results.read(workdir)["results"]][:2] == [
+        {"k": 5, "temperature": 0.1},
+        {"k": 7, "temperature": 0.1},
+    ]
+    capsys.readouterr()
+    for wrong, said in {
+        "--set=knn.temprature=1": "Did you mean 'temperature'?",
+        "--set=linear.trials=1": "one of the protocols asked for (knn)",
+        "--set=knn.temperature": "NAME.OPTION=VALUE",
+    }.items():
+        assert cli.main(["evaluate", f"--workdir={workdir}", "--protocol=knn", wrong]) == 1
+        assert said in capsys.readouterr().err
+    assert cli.main(["evaluate", "--protocol=help"]) == 0
+    assert capsys.readouterr().out == describe_protocols() + "\n"
+
+
+@pytest.mark.parametrize("name", protocols.PROTOCOLS)
+def test_every_protocol_describes_itself(name):
+    assert f"{name}: " in describe_protocols()
+    assert "=" in describe_protocols().split(f"{name}: ")[1].splitlines()[1]
+
+
+def test_unknown_protocol(workdir):
+    with pytest.raises(UserError, match=r"Unknown protocol 'linaer'; .* Did you mean 'linear'"):
+        evaluate(workdir, protocols=["linaer"])
