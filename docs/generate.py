@@ -1,13 +1,16 @@
 """Fill in the generated parts of the documentation: `python docs/generate.py [--check]`.
 
-A part stands between `<!-- NAME -->` and `<!-- /NAME -->` in README.md, docs/methods/*.md and
-docs/benchmarks/methods.md. What it says is read off the methods' cards, their configs and `ssl_jax/measured.json`.
+A part stands between `<!-- NAME -->` and `<!-- /NAME -->` in README.md, docs/methods/*.md, docs/claims.md and
+docs/benchmarks/methods.md. What it says is read off the methods' cards, their configs, `ssl_jax/measured.json` and
+docs/claims/*.json.
 `--check` only says which files are out of date.
 """
 
 import importlib
+import json
 import pathlib
 import re
+import statistics
 import sys
 
 from ssl_jax import catalogue
@@ -90,6 +93,30 @@ def figures_table() -> str:
     return "\n".join(lines)
 
 
+def claims() -> str:
+    """Every claim that was tried: its sentence, its figures over seeds, its verdict and its picture."""
+    parts = []
+    for path in sorted((ROOT / "docs" / "claims").glob("*.json")):
+        record = json.loads(path.read_text())
+        names = list(dict.fromkeys(name for figures in record["figures"].values() for name in figures))
+        lines = [f"## {record['claim']}", "", f"**{record['verdict'][0].upper()}{record['verdict'][1:]}.**", ""]
+        lines += [f"| {len(record['seeds'])} seeds | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+        for setting, figures in record["figures"].items():
+            cells = [spread(figures[name]) if name in figures else "" for name in names]
+            lines.append(f"| {setting} | {' | '.join(cells)} |")
+        lines += ["", f"Command: `python -m benchmarks.claims {path.stem} --write`."]
+        if path.with_suffix(".svg").is_file():
+            lines += ["", f"![{record['claim']}](claims/{path.stem}.svg)"]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or "None was tried yet."
+
+
+def spread(values: list[float]) -> str:
+    """Mean and deviation over seeds."""
+    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{deviation}"
+
+
 def recipe(name: str) -> str:
     """A method's config as a table."""
     config = importlib.import_module(f"ssl_jax.configs.{name}").get_config("")
@@ -120,6 +147,7 @@ def pages() -> dict[pathlib.Path, str]:
     parts = {
         ROOT / "README.md": ("methods", methods_table()),
         ROOT / "docs/benchmarks/methods.md": ("figures", figures_table()),
+        ROOT / "docs/claims.md": ("claims", claims()),
     }
     parts |= {ROOT / f"docs/methods/{name}.md": ("recipe", recipe(name)) for name in catalogue.names()}
     return {path: filled(path.read_text(), part, content) for path, (part, content) in parts.items()}

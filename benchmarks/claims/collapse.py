@@ -1,0 +1,63 @@
+"""What keeps methods without negatives from collapsing: the stop-gradient, centring, sharpening."""
+
+import numpy as np
+
+from benchmarks.claims.runs import Budget, Finding, last, logged, pretrain, spread
+
+
+def stop_gradient(budget: Budget) -> Finding:
+    """BYOL and SimSiam without the stop-gradient collapse; with it they don't (Chen and He, 2021, figure 2)."""
+    steps = {"steps": 20 if budget.test else 100, "log_every": 5, "knn_every": -1}
+    curves: dict = {"deviation of the embedding": {}, "accuracy of the online probe": {}}
+    figures = {}
+    for method in ("simsiam", "byol"):
+        for stop in (True, False):
+            name = f"{method}, {'with' if stop else 'without'} stop-gradient"
+            fields = {**steps, "method_args.stop_gradient": stop}
+            runs = [pretrain(budget, budget.config(method), f"{method}-stop{stop}", s, fields) for s in budget.seeds]
+            deviation, accuracy = logged(runs, "embedding_std"), logged(runs, "probe_accuracy")
+            curves["deviation of the embedding"][name] = deviation
+            curves["accuracy of the online probe"][name] = accuracy
+            figures[name] = {"deviation": last(deviation), "probe accuracy": last(accuracy)}
+    kept = [min(figures[f"{m}, with stop-gradient"]["deviation"]) for m in ("simsiam", "byol")]
+    lost = [max(figures[f"{m}, without stop-gradient"]["deviation"]) for m in ("simsiam", "byol")]
+    holds = [high > 0.5 and low < 0.1 for high, low in zip(kept, lost, strict=True)]
+    return Finding(
+        verdict=verdict(holds, "deviation above 0.5 with it, below 0.1 without"), figures=figures, curves=curves
+    )
+
+
+def centering(budget: Budget) -> Finding:
+    """DINO without centring collapses to one dimension, without sharpening to the uniform one (section 5.3)."""
+    # Without sharpening the teacher is as soft as the student, whose temperature is 0.1.
+    settings = {
+        "both": {},
+        "no centring": {"method_args.centering": False},
+        "no sharpening": {"method_args.teacher_temperature": 0.1},
+    }
+    steps = {"steps": 20 if budget.test else 120, "log_every": 5, "knn_every": -1}
+    curves: dict = {"entropy of the targets": {}, "KL divergence": {}, "accuracy of the online probe": {}}
+    figures = {}
+    for name, fields in settings.items():
+        runs = [pretrain(budget, budget.config("dino"), f"dino-{name}", s, {**steps, **fields}) for s in budget.seeds]
+        found = {n: logged(runs, n) for n in ("target_entropy", "target_kl", "probe_accuracy")}
+        for panel, curve in zip(curves, found.values(), strict=True):
+            curves[panel][name] = curve
+        figures[name] = {n.replace("_", " "): last(curve) for n, curve in found.items()}
+    most = np.log(64 if budget.test else 512)  # of so many prototypes
+    entropy = {name: np.asarray(found["target entropy"]) / most for name, found in figures.items()}
+    holds = [
+        bool((entropy["no centring"] < 0.05).all()),
+        bool((entropy["no sharpening"] > 0.95).all()),
+        bool(((entropy["both"] > 0.05) & (entropy["both"] < 0.95)).all()),
+    ]
+    shares = ", ".join(f"{name} {spread(list(values))}" for name, values in entropy.items())
+    return Finding(
+        verdict=verdict(holds, f"entropy of the targets over its maximum: {shares}"), figures=figures, curves=curves
+    )
+
+
+def verdict(holds: list[bool], basis: str) -> str:
+    """In words, and what it rests on."""
+    word = "holds" if all(holds) else "holds in part" if any(holds) else "does not hold"
+    return f"{word} ({basis})"
