@@ -13,13 +13,15 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from ssl_jax import data, memory, methods
+from ssl_jax.checks import check_features
 from ssl_jax.core import Carry, Method, PyTree, TrainState, UserError
-from ssl_jax.evaluation.features import to_float
+from ssl_jax.evaluation.features import embed, to_float
 from ssl_jax.evaluation.labels import count_classes, labels_of
+from ssl_jax.evaluation.linear import fit_linear, moments
 from ssl_jax.evaluation.tuning import FineTuning, optimizer
 from ssl_jax.methods.supervised import classify_with
 from ssl_jax.nets import functional
-from ssl_jax.sharding import by_example, data_mesh, put, replicated
+from ssl_jax.sharding import by_example, data_mesh, put
 from ssl_jax.train_step import Step, Views, make_train_step
 from ssl_jax.training import fit, initial_state
 
@@ -93,7 +95,12 @@ def fine_tune(
     start = initial_state(method, source, tx=tx, views=views, seed=seed, mesh=mesh)
     if params is not None:
         check_fits(encoder, params, state, jax.eval_shape(prepare, train[np.arange(1)]["image"]))
-        start = _pretrained(start, params, state or {}, mesh)
+        start = _with_part(start, "encoder", params, state or {})
+    if recipe.head == "probe":
+        features = embed(method, start, train, prepare=prepare, mesh=mesh)
+        start = _with_part(start, "classifier", {"dense0": _probe(features, labels_of(train), classes)})
+    elif recipe.head == "zero":
+        start = _with_part(start, "classifier", jax.tree.map(np.zeros_like, start.params["classifier"]))
     end = fit(
         method,
         source,
@@ -195,7 +202,6 @@ def _parts(
         label_smoothing=recipe.label_smoothing,
         mixup=recipe.mixup,
         cutmix=recipe.cutmix,
-        zero_head=recipe.zero_head,
         frozen_statistics=recipe.frozen_statistics or recipe.frozen,
     )
     if recipe.frozen:  # no backward pass through what does not move
@@ -230,18 +236,31 @@ def _filled(source: data.Source, count: int) -> data.Source:
     return source if len(source) >= count else data.Subset(source, np.resize(np.arange(len(source)), count))
 
 
-def _pretrained(start: TrainState, params: PyTree, state: PyTree, mesh: Mesh) -> TrainState:
-    """The initial state with the encoder's variables in place of random ones: copies, since a step donates its own."""
+def _probe(features: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, np.ndarray]:
+    """A linear classifier as `few_labels` fits it, for features as they are, standardised by these alone."""
+    check_features(features)
+    mean, scale = moments(features)
+    x = ((features - mean) * scale).astype(np.float32)
+    fitted, _ = fit_linear(x, labels, [(0.1, 0.1)], classes=classes, epochs=100, batch_size=len(x))
+    kernel = np.asarray(fitted["weight"][0]) * scale[:, None]
+    return {"kernel": kernel, "bias": np.asarray(fitted["bias"][0]) - mean @ kernel}
 
-    def place(tree: PyTree, new: PyTree) -> PyTree:
-        whole = replicated(mesh)
-        copy = jax.tree.map(lambda x, old: jax.device_put(np.array(x, old.dtype), whole), new, tree["encoder"])
-        return {**tree, "encoder": copy}
 
-    carry = start.carry.replace(model_state=place(start.carry.model_state, state))
+def _with_part(start: TrainState, name: str, params: PyTree, state: PyTree | None = None) -> TrainState:
+    """The initial state with a part's variables in place of random ones: copies, since a step donates its own."""
+
+    def put_in(tree: PyTree, new: PyTree | None) -> PyTree:
+        if new is None:
+            return tree
+        copy = jax.tree.map(lambda x, old: jax.device_put(np.array(x, old.dtype), old.sharding), new, tree[name])
+        return {**tree, name: copy}
+
+    carry = start.carry.replace(model_state=put_in(start.carry.model_state, state))
     if carry.teacher is not None:
-        teacher = carry.teacher
-        carry = carry.replace(
-            teacher={"params": place(teacher["params"], params), "model_state": place(teacher["model_state"], state)}
-        )
-    return start.replace(params=place(start.params, params), carry=carry)
+        average = carry.teacher
+        average = {
+            "params": put_in(average["params"], params),
+            "model_state": put_in(average["model_state"], state),
+        }
+        carry = carry.replace(teacher=average)
+    return start.replace(params=put_in(start.params, params), carry=carry)

@@ -25,10 +25,10 @@ def from_scratch(recipe: FineTuning, *, rate: float = 3e-3) -> FineTuning:
     """The recipe for random weights: as long and with the same regularisation, but all of the network learns at `rate`.
 
     What only makes sense for a pretrained trunk goes: a rate of its own, layer-wise decay, frozen statistics and a
-    classifier of zeros. With AdamW `rate` is right for small networks; SGD takes 0.05 to 0.1.
+    classifier that was fitted before. With AdamW `rate` is right for small networks; SGD takes 0.05 to 0.1.
     """
     return dataclasses.replace(
-        recipe, head_rate=rate, trunk_rate=None, layer_decay=1.0, frozen_statistics=False, zero_head=False
+        recipe, head_rate=rate, trunk_rate=None, layer_decay=1.0, frozen_statistics=False, head="random"
     )
 
 

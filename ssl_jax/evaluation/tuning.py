@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,8 @@ class FineTuning:
       ema: momentum of an average of weights and batch statistics, which is evaluated too; None for none. At step k it
         is at most (1 + k) / (10 + k), so that short runs forget where they began, as in TensorFlow's
         `ExponentialMovingAverage`.
-      zero_head: begin with a classifier of zeros.
+      head: what the classifier begins as: "probe", fitted to the features of the labelled images while the trunk rests,
+        so that the first steps don't distort it (Kumar et al., ICLR 2022, arXiv 2202.10054); "zero"; or "random".
       frozen_statistics: keep the batch statistics that the encoder came with, see `methods.supervised`.
 
     Raises:
@@ -67,7 +69,7 @@ class FineTuning:
     mixup: float = 0.0
     cutmix: float = 0.0
     ema: float | None = None
-    zero_head: bool = True
+    head: str = "probe"
     frozen_statistics: bool = False
 
     def __post_init__(self) -> None:
@@ -87,8 +89,10 @@ class FineTuning:
             raise UserError(f"`warmup` {self.warmup} and `drops` {self.drops} are shares of the run, 0..1.")
         if self.ema is not None and not 0.0 <= self.ema < 1.0:
             raise UserError(f"`ema` is the momentum of an average, 0 or above and below 1, but is {self.ema}.")
-        if self.schedule not in ("cosine", "drops", "constant"):
-            raise UserError(f'`schedule` is "cosine", "drops" or "constant", not {self.schedule!r}.')
+        choices = {"schedule": ("cosine", "drops", "constant"), "head": ("probe", "zero", "random")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise UserError(f"`{name}` is one of {', '.join(known)}, not {getattr(self, name)!r}.")
 
     @property
     def frozen(self) -> bool:
@@ -115,9 +119,17 @@ _OBOW = FineTuning(
     drops=(0.6, 0.8),
     drop_factor=0.2,
     weight_decay=0.0,
+    head="random",
 )
 _SIMCLR = FineTuning(
-    min_steps=1, batch_size=4096, optimizer="sgd", head_rate=0.8, schedule="constant", warmup=0.0, weight_decay=0.0
+    min_steps=1,
+    batch_size=4096,
+    optimizer="sgd",
+    head_rate=0.8,
+    schedule="constant",
+    warmup=0.0,
+    weight_decay=0.0,
+    head="zero",
 )
 PRESETS = {
     "obow_1percent": dataclasses.replace(_OBOW, epochs=40.0),
@@ -149,7 +161,7 @@ def depths(params: PyTree) -> PyTree:
             f"this one has {', '.join(params)}; use layer_decay=1."
         )
 
-    def depth(path: tuple, _: jax.Array) -> int:
+    def depth(path: tuple, _: Any) -> int:
         last = max(known) + 1 if str(getattr(path[0], "key", "")) == "norm" else 0
         number = numbered(path)
         return last if number is None else number

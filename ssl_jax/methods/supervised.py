@@ -35,7 +35,6 @@ def supervised(
     label_smoothing: float = 0.0,
     mixup: float = 0.0,
     cutmix: float = 0.0,
-    zero_head: bool = False,
     frozen_statistics: bool = False,
 ) -> Method:
     """Build supervised training: a linear classifier on the encoder's pooled features, trained together with it.
@@ -46,7 +45,6 @@ def supervised(
       label_smoothing: share of a label that is spread evenly over all classes, 0..1.
       mixup: alpha of `augment.mixup`, which mixes images and labels alike; 0 for none.
       cutmix: probability with which an image is mixed by `augment.cutmix` instead.
-      zero_head: start with a classifier of zeros, so that the first steps spare a pretrained encoder.
       frozen_statistics: the encoder runs as in evaluation, by the batch statistics it came with, which stay (and
         without stochastic depth); its parameters learn all the same. For pretrained encoders and small batches.
 
@@ -68,7 +66,6 @@ def supervised(
         encoder_rng, head_rng = jax.random.split(rng)
         params, state, pooled, _ = functional.init_encoder(encoder, encoder_rng, views_of(batch, count=1)[:, 0])
         head_params, _ = functional.init(classifier, head_rng, pooled)
-        head_params = jax.tree.map(jnp.zeros_like, head_params) if zero_head else head_params
         return {"encoder": params, "classifier": head_params}, Carry(model_state={"encoder": state})
 
     def loss(params, carry, batch, rng, step):
