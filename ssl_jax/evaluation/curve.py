@@ -54,7 +54,7 @@ def label_curve(
     ]
 
 
-def labels_for(counts: Sequence[float], accuracies: Sequence[float], accuracy: float) -> float | None:
+def labels_for(counts: Sequence[float | int], accuracies: Sequence[float], accuracy: float) -> float | None:
     """Labels per class with which a curve first reaches an accuracy: linear in accuracy over the logarithm of labels.
 
     Args:
