@@ -1,4 +1,4 @@
-"""Few labels: fine-tuning beside supervised training from scratch, on the same labels and with the same budget."""
+"""Few labels: fine-tuning beside supervised training from scratch, on the same labels."""
 
 import dataclasses
 import os
@@ -21,14 +21,22 @@ from ssl_jax.evaluation.tuning import FineTuning
 from ssl_jax.train_step import Views
 
 
-def from_scratch(recipe: FineTuning, *, rate: float = 3e-3) -> FineTuning:
-    """The recipe for random weights: as long and with the same regularisation, but all of the network learns at `rate`.
+def from_scratch(recipe: FineTuning, *, rate: float = 3e-3, min_steps: int = 300) -> FineTuning:
+    """The recipe for random weights: the same passes and regularisation, but all of the network learns at `rate`.
 
     What only makes sense for a pretrained trunk goes: a rate of its own, layer-wise decay, frozen statistics and a
-    classifier that was fitted before. With AdamW `rate` is right for small networks; SGD takes 0.05 to 0.1.
+    classifier that was fitted before. Where labels are so few that the passes are fewer steps than `min_steps`, it
+    takes these, more than the fine-tuning: random weights have further to go. With AdamW `rate` is right for small
+    networks; SGD takes 0.05 to 0.1.
     """
     return dataclasses.replace(
-        recipe, head_rate=rate, trunk_rate=None, layer_decay=1.0, frozen_statistics=False, head="random"
+        recipe,
+        head_rate=rate,
+        trunk_rate=None,
+        layer_decay=1.0,
+        frozen_statistics=False,
+        head="random",
+        min_steps=max(min_steps, recipe.min_steps),
     )
 
 
@@ -57,7 +65,7 @@ def semi_supervised(
     views: Views | None = None,
     mesh: Mesh | None = None,
 ) -> dict[str, Any]:
-    """Fine-tune on a part of the labels, and train from scratch on the same ones with as many steps and views.
+    """Fine-tune on a part of the labels, and train from scratch on the same ones, with the same views and passes.
 
     The field reports 1 % and 10 % of ImageNet (SimCLR, arXiv 2002.05709, section 6). Each trial draws labels of its
     own, from (seed, trial), and has its own random weights and order of images.

@@ -126,6 +126,8 @@ def test_from_scratch_keeps_the_budget_and_drops_what_needs_pretraining():
     scratch = from_scratch(recipe, rate=0.01)
     assert (scratch.head_rate, scratch.trunk_rate, scratch.layer_decay) == (0.01, None, 1.0)
     assert (scratch.frozen_statistics, scratch.head, scratch.mixup, scratch.epochs) == (False, "random", 0.2, 7.0)
+    assert scratch.min_steps == 300
+    assert from_scratch(FineTuning(min_steps=400)).min_steps == 400
 
 
 @pytest.mark.parametrize(
