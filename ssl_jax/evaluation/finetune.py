@@ -26,6 +26,7 @@ from ssl_jax.train_step import Step, Views, make_train_step
 from ssl_jax.training import fit, initial_state
 
 DEFAULT = FineTuning()
+PROBED = 20_000  # images, evenly spaced, that a classifier is fitted to before it is trained further
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,7 +70,8 @@ def fine_tune(
 
     Args:
       encoder: see `ssl_jax.nets.functional`.
-      params: its pretrained parameters; they are not changed. None trains from scratch: random ones of the seed.
+      params: its pretrained parameters; they are not changed. None trains from scratch: random ones of the seed
+        (see `from_scratch` for a recipe that suits them).
       state: its batch statistics, as `nets.functional.encode` takes them; None for None or no statistics.
       train: labelled images.
       test: labelled images of the same classes.
@@ -90,6 +92,8 @@ def fine_tune(
     batch_size = -(-min(recipe.batch_size, len(train)) // mesh.size) * mesh.size
     steps = recipe.count_steps(len(train), batch_size)
     views = views or _unchanged(prepare)
+    if params is None:
+        recipe = dataclasses.replace(recipe, frozen_statistics=False)
     method, tx, step = _parts(encoder, classes, recipe, steps, views, mesh)
     source = _filled(train, batch_size)
     start = initial_state(method, source, tx=tx, views=views, seed=seed, mesh=mesh)
@@ -97,8 +101,9 @@ def fine_tune(
         check_fits(encoder, params, state, jax.eval_shape(prepare, train[np.arange(1)]["image"]))
         start = _with_part(start, "encoder", params, state or {})
     if recipe.head == "probe":
-        features = embed(method, start, train, prepare=prepare, mesh=mesh)
-        start = _with_part(start, "classifier", {"dense0": _probe(features, labels_of(train), classes)})
+        rows = np.linspace(0, len(train) - 1, min(len(train), PROBED)).astype(int)
+        features = embed(method, start, data.Subset(train, rows), prepare=prepare, mesh=mesh)
+        start = _with_part(start, "classifier", {"dense0": _probe(features, labels_of(train)[rows], classes)})
     elif recipe.head == "zero":
         start = _with_part(start, "classifier", jax.tree.map(np.zeros_like, start.params["classifier"]))
     end = fit(

@@ -42,20 +42,22 @@ class FineTuning:
       ema: momentum of an average of weights and batch statistics, which is evaluated too; None for none. At step k it
         is at most (1 + k) / (10 + k), so that short runs forget where they began, as in TensorFlow's
         `ExponentialMovingAverage`.
-      head: what the classifier begins as: "probe", fitted to the features of the labelled images while the trunk rests,
-        so that the first steps don't distort it (Kumar et al., ICLR 2022, arXiv 2202.10054); "zero"; or "random".
-      frozen_statistics: keep the batch statistics that the encoder came with, see `methods.supervised`.
+      head: what the classifier begins as: "probe", fitted to the features of (up to 20,000) labelled images while the
+        trunk rests, so that the first steps don't distort it (Kumar et al., ICLR 2022, arXiv 2202.10054); "zero"; or
+        "random".
+      frozen_statistics: keep the batch statistics that the encoder came with, see `methods.supervised`; without
+        pretrained parameters there are none to keep, and they are learnt all the same.
 
     Raises:
       UserError: a number out of its range.
     """
 
     epochs: float = 30.0
-    min_steps: int = 200
+    min_steps: int = 20
     steps: int | None = None
     batch_size: int = 64
     optimizer: str = "adamw"
-    head_rate: float = 1e-3
+    head_rate: float = 1e-4
     trunk_rate: float | None = None
     layer_decay: float = 1.0
     schedule: str = "cosine"
@@ -70,7 +72,7 @@ class FineTuning:
     cutmix: float = 0.0
     ema: float | None = None
     head: str = "probe"
-    frozen_statistics: bool = False
+    frozen_statistics: bool = True
 
     def __post_init__(self) -> None:
         check_positive(
@@ -120,6 +122,7 @@ _OBOW = FineTuning(
     drop_factor=0.2,
     weight_decay=0.0,
     head="random",
+    frozen_statistics=False,
 )
 _SIMCLR = FineTuning(
     min_steps=1,
@@ -130,6 +133,7 @@ _SIMCLR = FineTuning(
     warmup=0.0,
     weight_decay=0.0,
     head="zero",
+    frozen_statistics=False,
 )
 PRESETS = {
     "obow_1percent": dataclasses.replace(_OBOW, epochs=40.0),

@@ -15,7 +15,16 @@ from ssl_jax.methods import supervised
 from ssl_jax.nets import functional
 
 ENCODER = nets.ConvNet(widths=(4, 8), pool=(1,))
-BRIEF = FineTuning(steps=3, batch_size=16, head_rate=0.1, trunk_rate=0.02, optimizer="sgd", head="zero", warmup=0.0)
+BRIEF = FineTuning(
+    steps=3,
+    batch_size=16,
+    head_rate=0.1,
+    trunk_rate=0.02,
+    optimizer="sgd",
+    head="zero",
+    warmup=0.0,
+    frozen_statistics=False,
+)
 
 
 @pytest.fixture(scope="module")
