@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ssl_jax import data
 from ssl_jax.core import Carry, Method, Metrics, PyTree, TrainState, UserError
 from ssl_jax.sharding import check_divisible, data_mesh, put, replicated
-from ssl_jax.train_step import Views, init_state, make_train_step, with_views
+from ssl_jax.train_step import Step, Views, init_state, make_train_step, with_views
 
 
 def train(
@@ -25,6 +25,7 @@ def train(
     mesh: Mesh | None = None,
     state: TrainState | None = None,
     rounds: int = 1,
+    step: Step | None = None,
 ) -> Generator[tuple[TrainState, Metrics, dict], None, None]:
     """Train from `state` (or from the seed) up to `steps`, yielding after every step.
 
@@ -43,6 +44,8 @@ def train(
       state: where to go on from. Its buffers are donated: use the yielded state instead.
       rounds: parts of equal length that the run falls into; between them comes `method.refresh`, and the optimizer
         with its schedules starts anew. A run saved at such a boundary has not been refreshed yet.
+      step: what `make_train_step` made of the same method, optimizer, views and mesh, so that many short runs compile
+        it once; None makes it here.
 
     Yields:
       `(state, metrics, batch)`: the state after the step, valid until the next one is asked for; metrics, on the
@@ -56,7 +59,7 @@ def train(
     start = 0 if state is None else int(state.step)
     if state is None:
         state = initial_state(method, source, tx=tx, views=views, seed=seed, mesh=mesh)
-    step = make_train_step(method, tx, views=views, mesh=mesh)
+    step = step or make_train_step(method, tx, views=views, mesh=mesh)
     batches = data.batches(
         source,
         batch_size=batch_size,

@@ -28,6 +28,7 @@ from ssl_jax.augment.crop import (
 from ssl_jax.augment.cutmix import cutmix
 from ssl_jax.augment.erase import random_erasing
 from ssl_jax.augment.masking import block_mask
+from ssl_jax.augment.mixing import mix, mixup
 from ssl_jax.augment.multicrop import dino, local_size, multi_crop, swav
 from ssl_jax.augment.obow import grid_patches, obow
 from ssl_jax.augment.patch import random_patch
@@ -74,6 +75,8 @@ __all__ = [
     "grid_patches",
     "instance",
     "local_size",
+    "mix",
+    "mixup",
     "moco_v1",
     "moco_v1_view",
     "moco_v2",

@@ -1,0 +1,86 @@
+"""Protocols on feature maps: detection and segmentation, on images whose objects are known."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from ssl_jax import data as sources
+from ssl_jax import augment, evaluation
+from ssl_jax.protocols.frame import Row, Subject, Task, row
+
+SCORES = ("AP", "AP50", "AP75", "VOC07")
+
+
+def detection(
+    subject: Subject,
+    task: Task,
+    *,
+    data: str = "collage:fashion_mnist",
+    train_split: str = "train",
+    test_split: str = "test",
+    steps: int = 500,
+    batch_size: int = 32,
+    learning_rate: float = 1e-3,
+    maps: Sequence[str] | None = None,
+    trials: int = 1,
+) -> list[Row]:
+    """A detector on the network, trained and scored on images with boxes; beside it the same from scratch."""
+    assert subject.network is not None
+    network = subject.network()
+    train, test = (sources.load(data, split, channels=task.channels) for split in (train_split, test_split))
+    settings = {} if maps is None else {"maps": tuple(maps)}
+    found = [
+        evaluation.detection_scores(
+            network.encoder,
+            None if subject.untrained else network.params,
+            None if subject.untrained else network.state,
+            train,
+            test,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            prepare=functools.partial(_prepare, **task.normalize),
+            seed=task.seed + trial,
+            **settings,
+        )
+        for trial in range(trials)
+    ]
+    return [row(f"detection, {data}", [f[name] for f in found], metric=name, steps=steps) for name in SCORES]
+
+
+def segmentation(
+    subject: Subject,
+    task: Task,
+    *,
+    data: str = "collage:fashion_mnist",
+    train_split: str = "train",
+    test_split: str = "test",
+    layer: str | None = None,
+) -> list[Row]:
+    """Linear and k-NN segmentation on a frozen feature map, the last unless `layer` names another."""
+    assert subject.network is not None
+    network = subject.network()
+    train, test = (sources.load(data, split, channels=task.channels) for split in (train_split, test_split))
+    found = evaluation.segmentation_scores(
+        network.encoder,
+        network.params,
+        network.state,
+        train,
+        test,
+        layer=layer,
+        prepare=functools.partial(_prepare, **task.normalize),
+        seed=task.seed,
+    )
+    kinds = {"linear": "linear segmentation", "knn": "k-NN segmentation"}
+    return [
+        row(f"{title}, {data}", [found[f"{kind}_{score}"]], metric=metric, layer=layer)
+        for kind, title in kinds.items()
+        for score, metric in (("miou", "mIoU"), ("accuracy", "pixel accuracy"))
+    ]
+
+
+def _prepare(image: jax.Array, **normalize: Any) -> jax.Array:
+    """Normalised as in pretraining, at the images' own size."""
+    return augment.prepare(image, size=image.shape[1], **normalize)

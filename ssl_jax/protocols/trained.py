@@ -1,0 +1,184 @@
+"""Protocols that train the network further with labels; the untrained one is trained from scratch on the same."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ssl_jax import augment, evaluation
+from ssl_jax.core import UserError
+from ssl_jax.evaluation.tuning import PRESETS, FineTuning
+from ssl_jax.nets import functional
+from ssl_jax.protocols.frame import Network, Row, Subject, Task, row
+from ssl_jax.protocols.frozen import plural
+
+
+def augmented(
+    subject: Subject, task: Task, *, preset: str | None = None, epochs: int = 20, crop: float = 0.2, flip: float = 0.5
+) -> list[Row]:
+    """Linear probe on features of training images that are cropped and flipped anew in each epoch, as in the papers."""
+    network = _network(subject)
+
+
+    @jax.jit
+    def encode(image: jax.Array) -> jax.Array:
+        return functional.encode(network.encoder, network.params, network.state, image, train=False)[0]
+
+    found = evaluation.linear_probe_augmented(
+        encode,
+        task.train,
+        task.test,
+        views=_crops(task, crop, flip),
+        prepare=task.prepare,
+        preset=preset,
+        epochs=epochs,
+        seed=task.seed,
+    )
+    return [row("linear, augmented", [found["accuracy"]], **{k: v for k, v in found.items() if k != "accuracy"})]
+
+
+def semi(
+    subject: Subject,
+    task: Task,
+    *,
+    shares: Sequence[float] = (0.01, 0.1),
+    names: str | None = None,
+    trials: int = 3,
+    preset: str | None = None,
+) -> list[Row]:
+    """Fine-tuning on 1 % and 10 % of the labels, or on those of a list of file names, over several draws."""
+    settings: list[dict[str, Any]] = [{"names": names}] if names else [{"share": share} for share in shares]
+    rows = []
+    for setting in settings:
+        found = _semi(subject, task, preset, trials, **setting)
+        title = "the listed files" if names else f"{100 * setting['share']:g} % of the labels"
+        rows.append(row(f"fine-tuned, {title}", found["accuracies"], labels=found["labels"], steps=found["steps"]))
+    return rows
+
+
+def curve(
+    subject: Subject,
+    task: Task,
+    *,
+    labels_per_class: Sequence[int] = (1, 3, 10, 30, 100, 300),
+    trials: int = 3,
+    preset: str | None = None,
+) -> list[Row]:
+    """Fine-tuning on so many labels of each class, over several draws; more than the smallest class has are left out."""
+    smallest = int(np.bincount(np.asarray(task.train.labels)).min())
+    rows = []
+    for count in (count for count in labels_per_class if count <= smallest):
+        found = _semi(subject, task, preset, trials, per_class=count)
+        title = f"fine-tuned, {plural(count, 'label')} per class"
+        rows.append(row(title, found["accuracies"], labels_per_class=count, steps=found["steps"]))
+    return rows
+
+
+def finetune(
+    subject: Subject,
+    task: Task,
+    *,
+    preset: str | None = None,
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    head_rate: float | None = None,
+    trunk_rate: float | None = None,
+    layer_decay: float | None = None,
+    mixup: float | None = None,
+    cutmix: float | None = None,
+    ema: float | None = None,
+    trials: int = 1,
+) -> list[Row]:
+    """Fine-tuning on all labels; what is not set is the preset's, or for ten epochs that of a small encoder."""
+    given = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "head_rate": head_rate,
+        "trunk_rate": trunk_rate,
+        "layer_decay": layer_decay,
+        "mixup": mixup,
+        "cutmix": cutmix,
+        "ema": ema,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    recipe = _recipe(preset, FineTuning(epochs=10.0, batch_size=256, head_rate=1e-3, frozen_statistics=False))
+    recipe = dataclasses.replace(recipe, **changes)
+    network, scratch = _network(subject), subject.untrained
+    found = [
+        evaluation.fine_tune(
+            network.encoder,
+            None if scratch else network.params,
+            None if scratch else network.state,
+            task.train,
+            task.test,
+            recipe=evaluation.from_scratch(recipe) if scratch else recipe,
+            prepare=task.prepare,
+            seed=task.seed + trial,
+        )
+        for trial in range(trials)
+    ]
+    rows = [row("fine-tuned", [f.accuracy for f in found], steps=found[0].steps, **changes)]
+    averaged = [f.ema_accuracy for f in found if f.ema_accuracy is not None]
+    return rows + ([row("fine-tuned, averaged weights", averaged, **changes)] if averaged else [])
+
+
+def transfer(
+    subject: Subject, task: Task, *, data: str | Sequence[str] = ("digits",), protocols: Sequence[str] = ("linear",)
+) -> list[Row]:
+    """The same network on other data sets: linear probe on its features, or fine-tuning."""
+    network = _network(subject)
+    rows = []
+    for found in evaluation.transfer(
+        network.encoder,
+        network.params,
+        network.state,
+        [data] if isinstance(data, str) else data,
+        size=task.size,
+        channels=task.channels,
+        protocols=[protocols] if isinstance(protocols, str) else protocols,
+        prepare=task.prepare,
+        seed=task.seed,
+    ):
+        if "error" in found:
+            raise UserError(f"Transfer to {found['data']}: {found['error']}")
+        for protocol in ("linear", "finetune"):
+            if protocol in found:
+                rows.append(row(f"transfer to {found['data']}, {protocol}", [found[protocol]["accuracy"]]))
+    return rows
+
+
+def _semi(subject: Subject, task: Task, preset: str | None, trials: int, **setting: Any) -> dict[str, Any]:
+    network, scratch, recipe = _network(subject), subject.untrained, _recipe(preset, FineTuning())
+    found = evaluation.semi_supervised(
+        network.encoder,
+        None if scratch else network.params,
+        None if scratch else network.state,
+        task.train,
+        task.test,
+        recipe=evaluation.from_scratch(recipe) if scratch else recipe,
+        beside_scratch=False,
+        trials=trials,
+        seed=task.seed,
+        prepare=task.prepare,
+        **setting,
+    )
+    return {**found["fine_tuned"], "labels": found["labels"]}
+
+
+def _recipe(preset: str | None, default: FineTuning) -> FineTuning:
+    if preset is None:
+        return default
+    if preset not in PRESETS:
+        raise UserError(f"Unknown preset {preset!r} for fine-tuning; there is {', '.join(PRESETS)}.")
+    return PRESETS[preset]
+
+
+def _network(subject: Subject) -> Network:
+    assert subject.network is not None
+    return subject.network()
+
+
+def _crops(task: Task, crop: float, flip: float) -> Any:
+    return augment.single(task.size, crop_scale=(crop, 1.0), flip=flip, **task.normalize)
