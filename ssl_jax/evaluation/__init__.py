@@ -6,6 +6,7 @@ from ssl_jax.evaluation.few_labels import draw_labels, few_label_head, few_label
 from ssl_jax.evaluation.knn import knn_accuracy, knn_predict
 from ssl_jax.evaluation.layers import concatenate_layers, linear_probe_layers
 from ssl_jax.evaluation.linear import fit_linear, linear_probe
+from ssl_jax.evaluation.neighbors import nearest
 from ssl_jax.evaluation.presets import PRESETS, Recipe, linear_probe_preset
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "linear_probe_augmented",
     "linear_probe_layers",
     "linear_probe_preset",
+    "nearest",
     "teacher_of",
     "to_float",
 ]
