@@ -7,11 +7,14 @@ from ssl_jax.evaluation.knn import knn_accuracy, knn_predict
 from ssl_jax.evaluation.layers import concatenate_layers, linear_probe_layers
 from ssl_jax.evaluation.linear import fit_linear, linear_probe
 from ssl_jax.evaluation.neighbors import nearest
+from ssl_jax.evaluation.precision import average_precision
 from ssl_jax.evaluation.presets import PRESETS, Recipe, linear_probe_preset
+from ssl_jax.evaluation.svm import low_shot_svm, svm
 
 __all__ = [
     "PRESETS",
     "Recipe",
+    "average_precision",
     "concatenate_layers",
     "draw_labels",
     "embed",
@@ -25,7 +28,9 @@ __all__ = [
     "linear_probe_augmented",
     "linear_probe_layers",
     "linear_probe_preset",
+    "low_shot_svm",
     "nearest",
+    "svm",
     "teacher_of",
     "to_float",
 ]

@@ -87,17 +87,15 @@ def search(
     """
     check_metric(metric)
     check_positive(tile=tile, bank_tile=bank_tile)
-    mean: np.ndarray = np.zeros(train.shape[1], np.float32)
-    if metric == "l2":  # moves nothing nearer, and leaves less to cancel
-        mean = np.mean(np.asarray(train), axis=0, dtype=np.float64).astype(np.float32)
-    query = np.asarray(_place(jnp.asarray(test, jnp.float32), mean, metric))
+    mean = centre_of(train, metric)
+    query = np.asarray(place(test, mean, metric))
     padded = np.concatenate([query, np.zeros((-len(query) % tile, query.shape[1]), np.float32)])
     starts = range(0, len(padded), tile)
     best: list[tuple[Array, Array] | None] = [None] * len(starts)
     # Tiles as even as can be and not far below k, so that few shapes are compiled.
     size = -(-len(train) // -(-len(train) // max(bank_tile, k)))
     for offset in range(0, len(train), size):
-        bank = _place(jnp.asarray(train[offset : offset + size], jnp.float32), mean, metric)
+        bank = place(train[offset : offset + size], mean, metric)
         for i, start in enumerate(starts):
             best[i] = _nearer(bank, padded[start : start + tile], best[i], np.int32(offset), k=k, metric=metric)
         jax.block_until_ready(best)  # or all of the bank would be on its way to the device
@@ -108,16 +106,29 @@ def search(
     return score, index
 
 
-def _place(x: Float[Array, "n d"], mean: np.ndarray, metric: str) -> Float[Array, "n d"]:
-    return l2_normalize(x) if metric == "cosine" else x - jnp.asarray(mean)[None]
+def centre_of(train: Float[Array | np.ndarray, "n d"], metric: str) -> Float[np.ndarray, " d"]:
+    """What both sides are shifted by: nothing for cosine, the training rows' mean for L2, to leave less to cancel."""
+    if metric == "cosine":
+        return np.zeros(train.shape[1], np.float32)
+    return np.asarray(np.mean(np.asarray(train), axis=0, dtype=np.float64), np.float32)
+
+
+def place(x: Float[Array | np.ndarray, "n d"], centre: np.ndarray, metric: str) -> Float[Array, "n d"]:
+    """Rows on the device as `compare` wants them: of norm 1, or shifted."""
+    x = jnp.asarray(x, jnp.float32)
+    return l2_normalize(x) if metric == "cosine" else x - jnp.asarray(centre)[None]
+
+
+def compare(query: Float[Array, "m d"], bank: Float[Array, "n d"], metric: str) -> Float[Array, "m n"]:
+    """Scores of all pairs, the higher the nearer: cosine, or `q.b - |b|^2 / 2`, of which `|q - b|^2 = |q|^2 - 2 score`."""
+    score = jnp.matmul(query, bank.T, precision="highest")
+    return score if metric == "cosine" else score - jnp.sum(bank**2, axis=1)[None] / 2
 
 
 @functools.partial(jax.jit, static_argnames=("k", "metric"))
 def _nearer(bank, query, best, offset, *, k, metric):
     """The k best so far and of another tile of the bank: scores, the higher the nearer, and indices."""
-    score = jnp.matmul(query, bank.T, precision="highest")
-    if metric == "l2":  # |q - b|^2 = |q|^2 - 2 score
-        score = score - jnp.sum(bank**2, axis=1)[None] / 2
+    score = compare(query, bank, metric)
     # Without the barrier XLA merges what follows into the selection, and on CPUs sorts whole rows, 20 times slower.
     score, index = jax.lax.optimization_barrier(jax.lax.top_k(score, min(k, len(bank))))
     index = index + offset
