@@ -181,7 +181,7 @@ def linear_probe(
 
     All pairs of rate and penalty are trained at once on nine tenths of the training set, the best on the rest is
     chosen, and trained again on all of it. The pairs share every step's rows in one product, so that 50 of them
-    (`rates=WIDE_RATES, penalties=WIDE_PENALTIES`) take some three times as long as one.
+    (`rates=WIDE_RATES, penalties=WIDE_PENALTIES`) take some four times as long as one.
 
     Differs from the papers' probes in that features are standardised and cached, and settings are chosen without the
     test set; for theirs see `linear_probe_preset`, for freshly augmented images `linear_probe_augmented`.

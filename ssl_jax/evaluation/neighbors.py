@@ -120,7 +120,7 @@ def place(x: Float[Array | np.ndarray, "n d"], centre: np.ndarray, metric: str) 
 
 
 def compare(query: Float[Array, "m d"], bank: Float[Array, "n d"], metric: str) -> Float[Array, "m n"]:
-    """Scores of all pairs, the higher the nearer: cosine, or `q.b - |b|^2 / 2`, of which `|q - b|^2 = |q|^2 - 2 score`."""
+    """Scores of all pairs, the higher the nearer: cosine, or s = q.b - |b|^2 / 2, so that |q - b|^2 = |q|^2 - 2 s."""
     score = jnp.matmul(query, bank.T, precision="highest")
     return score if metric == "cosine" else score - jnp.sum(bank**2, axis=1)[None] / 2
 

@@ -136,7 +136,7 @@ def _score(weight, x, targets, *, method) -> dict[str, Any]:
     return {"map": float(np.mean(found)), "average_precision": found}
 
 
-def svm(
+def linear_svm(
     train: Float[np.ndarray, "n d"],
     targets: Targets,
     test: Float[np.ndarray, "m d"],
@@ -151,8 +151,8 @@ def svm(
     VISSL's and OBoW's protocol for VOC07: squared hinge and l2 penalty, positives count twice, the cost of each class
     is the one of the highest average precision in cross-validation on the training set; with labels, one cost for all
     classes by accuracy. The test set is touched once. The problems are LIBLINEAR's (`LinearSVC`) and so are the
-    solutions, but all classes and folds are solved together. Differs from VISSL in that examples to ignore do not
-    train either (there they are negatives).
+    solutions, but all classes and folds are solved together, which takes some ten arrays `[n, c folds]` in float32.
+    Differs from VISSL in that examples to ignore do not train either (there they are negatives).
 
     Args:
       train: training features, any scale.
@@ -216,19 +216,19 @@ def low_shot_svm(
 ) -> dict[int, dict[str, Any]]:
     """Linear SVMs from k positives of each class, for several k: mean and deviation over random draws.
 
-    As `svm`, with a fixed cost, since so few examples leave nothing to choose it on. Differs from VISSL, which reports
-    the cost that is best on the test set, and draws the examples of each class' problem by itself; here all classes
+    As `linear_svm`, with a fixed cost, since so few examples leave nothing to choose it on. Differs from VISSL, which
+    reports the cost that is best on the test set, and draws the examples of each class by itself; here all classes
     learn from all rows that were drawn. Draws depend on (seed, k, trial) only: different features get the same ones.
 
     Args:
       train: training features, any scale.
-      targets: see `svm`.
+      targets: see `linear_svm`.
       test: test features.
-      test_targets: see `svm`.
+      test_targets: see `linear_svm`.
       shots: numbers k of positives of each class.
       trials: draws for each k.
       cost: of all classes.
-      method: see `svm`.
+      method: see `linear_svm`.
       seed: of the draws.
 
     Returns:
@@ -236,7 +236,7 @@ def low_shot_svm(
       sample, or None of one trial.
 
     Raises:
-      UserError: a class has fewer positives than k, or what `svm` raises.
+      UserError: a class has fewer positives than k, or what `linear_svm` raises.
     """
     _check(train, targets, test, test_targets, (cost,))
     check_positive(trials=trials, shots=min(shots, default=0))

@@ -5,7 +5,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 
 from ssl_jax.core import UserError
-from ssl_jax.evaluation import average_precision, low_shot_svm, svm
+from ssl_jax.evaluation import average_precision, linear_svm, low_shot_svm
 from ssl_jax.evaluation.squared_hinge import fit_squared_hinge
 from ssl_jax.evaluation.svm import COSTS, cross_validate, unit_rows
 
@@ -82,7 +82,7 @@ def test_cross_validation_is_scikit_learns():
 
 
 def test_multi_label_is_the_protocol_put_together_of_scikit_learn():
-    found = svm(X, MANY, U, TEST_MANY, method="11-point")
+    found = linear_svm(X, MANY, U, TEST_MANY, method="11-point")
     for c, cost in enumerate(found["costs"]):
         assert cost in COSTS
         svc = liblinear(cost).fit(unit_rows(X), MANY[:, c])
@@ -93,13 +93,13 @@ def test_multi_label_is_the_protocol_put_together_of_scikit_learn():
 
 
 def test_labels_give_an_accuracy_and_one_cost():
-    found = svm(X, LABELS, U, TEST_LABELS, costs=(0.01, 1.0, 10.0))
+    found = linear_svm(X, LABELS, U, TEST_LABELS, costs=(0.01, 1.0, 10.0))
     assert len(set(found["costs"])) == 1
     scores = [
         liblinear(found["costs"][0]).fit(unit_rows(X), c == LABELS).decision_function(unit_rows(U)) for c in range(4)
     ]
     assert found["accuracy"] == pytest.approx(np.mean(np.argmax(scores, axis=0) == TEST_LABELS), abs=0.01)
-    other = svm(X, LABELS, U, 3 - TEST_LABELS, costs=(0.01, 1.0, 10.0))  # the test set chooses nothing
+    other = linear_svm(X, LABELS, U, 3 - TEST_LABELS, costs=(0.01, 1.0, 10.0))  # the test set chooses nothing
     assert other["costs"] == found["costs"]
 
 
@@ -108,7 +108,7 @@ def test_examples_to_ignore_neither_train_nor_count():
     odd, odd_targets = np.full((30, 12), 5.0, np.float32), np.full((30, 4), -1, np.int32)
     more = np.concatenate([X, odd]), np.concatenate([MANY, odd_targets])
     test = np.concatenate([U, odd]), np.concatenate([TEST_MANY, odd_targets])
-    first, second = svm(X, MANY, U, TEST_MANY, costs=(1.0, 10.0)), svm(*more, *test, costs=(1.0, 10.0))
+    first, second = linear_svm(X, MANY, U, TEST_MANY, costs=(1.0, 10.0)), linear_svm(*more, *test, costs=(1.0, 10.0))
     assert first["costs"] == second["costs"]
     np.testing.assert_allclose(first["average_precision"], second["average_precision"], atol=2e-3)
 
@@ -128,23 +128,23 @@ def test_low_shot_is_deterministic_and_better_with_more(y, v, metric):
 
 def test_all_shots_of_balanced_labels_are_the_svm_itself():
     rows = np.concatenate([np.flatnonzero(c == LABELS)[:20] for c in range(4)])
-    one = svm(X[rows], LABELS[rows], U, TEST_LABELS, costs=(1.0,))
+    one = linear_svm(X[rows], LABELS[rows], U, TEST_LABELS, costs=(1.0,))
     assert low_shot_svm(X[rows], LABELS[rows], U, TEST_LABELS, shots=(20,), trials=1)[20]["mean"] == one["accuracy"]
 
 
 def test_bad_input():
     with pytest.raises(UserError, match="Class 0 has 1 examples, too few for 3 folds"):
-        svm(X, np.where(np.arange(160) == 7, 0, 1 + LABELS % 3).astype(np.int32), U, TEST_LABELS)
+        linear_svm(X, np.where(np.arange(160) == 7, 0, 1 + LABELS % 3).astype(np.int32), U, TEST_LABELS)
     with pytest.raises(UserError, match="Class 2 has no positive example to score"):
-        svm(X, MANY, U, TEST_MANY * np.asarray([[1, 1, 0, 1]], np.int32), costs=(1.0,))
+        linear_svm(X, MANY, U, TEST_MANY * np.asarray([[1, 1, 0, 1]], np.int32), costs=(1.0,))
     with pytest.raises(UserError, match=r"are 1, 0 or -1 \(ignore\), but hold \[0, 2\]"):
-        svm(X, 2 * MANY, U, TEST_MANY, costs=(1.0,))
+        linear_svm(X, 2 * MANY, U, TEST_MANY, costs=(1.0,))
     with pytest.raises(UserError, match="must be of one kind"):
-        svm(X, MANY, U, TEST_LABELS)
+        linear_svm(X, MANY, U, TEST_LABELS)
     with pytest.raises(UserError, match="`cost 1` must be above 0"):
-        svm(X, MANY, U, TEST_MANY, costs=(1.0, 0.0))
+        linear_svm(X, MANY, U, TEST_MANY, costs=(1.0, 0.0))
     with pytest.raises(UserError, match="NaN or infinity"):
-        svm(X * np.float32("nan"), MANY, U, TEST_MANY)
+        linear_svm(X * np.float32("nan"), MANY, U, TEST_MANY)
     with pytest.raises(UserError, match="fewer than the 150 asked for"):
         low_shot_svm(X, MANY, U, TEST_MANY, shots=(150,))
     with pytest.raises(UserError, match="fewer than the 90 asked for"):
