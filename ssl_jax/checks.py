@@ -33,6 +33,16 @@ def check_features(*features: Float[Array | np.ndarray, "_ _"]) -> None:
             raise UserError("The features hold NaN or infinity, so nothing can be fitted; look at the run's loss.")
 
 
+def check_labels(features: Float[Array | np.ndarray, "_ _"], labels: Int[Array | np.ndarray, " _"]) -> None:
+    """There must be one label for each row of features, none below 0."""
+    if len(labels) != len(features):
+        raise UserError(f"There are {len(features)} rows of features but {len(labels)} labels; give one for each row.")
+    if np.min(labels) < 0:
+        raise UserError(
+            f"Classes are numbered from 0, but a label is {np.min(labels)}; leave out rows without a class."
+        )
+
+
 def views_of(batch: PyTree, *, count: int | None = None) -> Float[Array, "b v h w c"]:
     """The batch's views, all of one size; exactly `count` of each example if that is given."""
     if "views" not in batch:

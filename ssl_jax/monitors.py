@@ -12,6 +12,17 @@ from ssl_jax.losses import at_least_float32, l2_normalize
 PROBE = optax.adam(1e-2)
 
 
+def relative_deviation(unit: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Deviation of each coordinate of unit rows, averaged, times sqrt(d): 1 for directions spread evenly, 0 for one."""
+    return jnp.mean(jnp.std(unit, axis=0)) * unit.shape[1] ** 0.5
+
+
+def exponential_entropy(share: Float[Array, " n"]) -> Float[Array, ""]:
+    """Exponential of the entropy of shares: how many equal ones would be as uneven; shares of 0 count nothing."""
+    entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.maximum(share, 1e-30)), 0.0))
+    return jnp.exp(entropy)
+
+
 @jax.jit
 def collapse(embedding: Float[Array, "n d"]) -> dict[str, Array]:
     """Spread of normalised embeddings.
@@ -24,14 +35,13 @@ def collapse(embedding: Float[Array, "n d"]) -> dict[str, Array]:
         largest are taken for rounding noise and left out.
     """
     z = l2_normalize(at_least_float32(embedding))
-    std = jnp.mean(jnp.std(z, axis=0)) * z.shape[1] ** 0.5
+    std = relative_deviation(z)
     z = z - jnp.mean(z, axis=0, keepdims=True)
     z = z if z.shape[0] >= z.shape[1] else z.T
     squared = jnp.linalg.eigvalsh(jnp.matmul(z.T, z, precision="highest"))
     singular = jnp.sqrt(jnp.where(squared > 1e-6 * jnp.max(squared), squared, 0.0))
     share = singular / jnp.maximum(jnp.sum(singular), 1e-12)
-    entropy = -jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.maximum(share, 1e-30)), 0.0))
-    return {"embedding_std": std, "effective_rank": jnp.exp(entropy)}
+    return {"embedding_std": std, "effective_rank": exponential_entropy(share)}
 
 
 class Probe(struct.PyTreeNode):

@@ -1,12 +1,22 @@
 """Evaluation: of frozen features, as functions of arrays, and by training an encoder further; none knows a method."""
 
+from ssl_jax.evaluation.augmented import linear_probe_augmented
 from ssl_jax.evaluation.curve import label_curve, labels_for, labels_saved
-from ssl_jax.evaluation.features import embed, layer_names, select, teacher_of, to_float
+from ssl_jax.evaluation.features import embed, embed_layers, layer_names, select, teacher_of, to_float
+from ssl_jax.evaluation.few_labels import draw_labels, few_label_head, few_labels
+from ssl_jax.evaluation.fewshot import few_shot_accuracy
 from ssl_jax.evaluation.finetune import FineTuned, classify, fine_tune
 from ssl_jax.evaluation.knn import knn_accuracy, knn_predict
 from ssl_jax.evaluation.labels import draw_share, rows_named
+from ssl_jax.evaluation.layers import concatenate_layers, linear_probe_layers
 from ssl_jax.evaluation.linear import draw_labels, few_label_head, few_labels, fit_linear, linear_probe
+from ssl_jax.evaluation.neighbors import nearest
+from ssl_jax.evaluation.precision import average_precision
+from ssl_jax.evaluation.presets import PRESETS, Recipe, linear_probe_preset
+from ssl_jax.evaluation.quality import alignment, effective_rank, participation_ratio, rankme, representation_quality, uniformity
+from ssl_jax.evaluation.retrieval import retrieval_scores
 from ssl_jax.evaluation.semi import from_scratch, semi_supervised
+from ssl_jax.evaluation.svm import linear_svm, low_shot_svm
 from ssl_jax.evaluation.transfer import transfer
 from ssl_jax.evaluation.tuning import FineTuning, PRESETS
 
@@ -14,12 +24,19 @@ __all__ = [
     "FineTuned",
     "FineTuning",
     "PRESETS",
+    "Recipe",
+    "alignment",
+    "average_precision",
     "classify",
+    "concatenate_layers",
     "draw_labels",
     "draw_share",
+    "effective_rank",
     "embed",
+    "embed_layers",
     "few_label_head",
     "few_labels",
+    "few_shot_accuracy",
     "fine_tune",
     "fit_linear",
     "from_scratch",
@@ -30,10 +47,21 @@ __all__ = [
     "labels_saved",
     "layer_names",
     "linear_probe",
+    "linear_probe_augmented",
+    "linear_probe_layers",
+    "linear_probe_preset",
+    "linear_svm",
+    "low_shot_svm",
+    "nearest",
+    "participation_ratio",
+    "rankme",
+    "representation_quality",
+    "retrieval_scores",
     "rows_named",
     "select",
     "semi_supervised",
     "teacher_of",
     "to_float",
     "transfer",
+    "uniformity",
 ]

@@ -1,7 +1,7 @@
 """Frozen features of a whole data set."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +31,10 @@ def teacher_of(params: PyTree, carry: Carry) -> tuple[PyTree, Carry]:
 
 
 @functools.lru_cache(maxsize=8)
-def _encoder(method: Method, prepare: Callable, layer: str | None, mesh: Mesh) -> Callable:
-    def run(params: PyTree, carry: Carry, image: jax.Array) -> jax.Array:
+def _encoder(method: Method, prepare: Callable, layers: tuple[str | None, ...], mesh: Mesh) -> Callable:
+    def run(params: PyTree, carry: Carry, image: jax.Array) -> list[jax.Array]:
         pooled, maps = method.encode(params, carry, prepare(image))
-        return select(pooled, maps, layer)
+        return [select(pooled, maps, layer) for layer in layers]
 
     return jax.jit(run, out_shardings=by_example(mesh))
 
@@ -77,6 +77,22 @@ def layer_names(method: Method, state: TrainState, source: data.Source, *, prepa
     return [*names, POOLED]
 
 
+def _embed(method, state, source, *, prepare, encoder, layers, batch_size, mesh) -> list[np.ndarray]:
+    if encoder not in ("student", "teacher"):
+        raise UserError(f"The encoder to use is 'student' or 'teacher', not {encoder!r}.")
+    mesh = mesh or data_mesh()
+    batch_size = -(-batch_size // mesh.size) * mesh.size
+    params, carry = state.params, state.carry
+    if encoder == "teacher":
+        params, carry = teacher_of(params, carry)
+    run = _encoder(method, prepare, layers, mesh)
+    rows = []
+    for batch in data.epoch(source, batch_size=batch_size):
+        features = run(params, carry, put(batch["image"], mesh))
+        rows.append([np.asarray(x)[batch["valid"]] for x in features])
+    return [np.concatenate(column) for column in zip(*rows, strict=True)]
+
+
 def embed(
     method: Method,
     state: TrainState,
@@ -100,16 +116,24 @@ def embed(
       batch_size: images at a time, rounded up to a multiple of the devices.
       mesh: devices.
     """
-    if encoder not in ("student", "teacher"):
-        raise UserError(f"The encoder to use is 'student' or 'teacher', not {encoder!r}.")
-    mesh = mesh or data_mesh()
-    batch_size = -(-batch_size // mesh.size) * mesh.size
-    params, carry = state.params, state.carry
-    if encoder == "teacher":
-        params, carry = teacher_of(params, carry)
-    run = _encoder(method, prepare, layer, mesh)
-    rows = []
-    for batch in data.epoch(source, batch_size=batch_size):
-        features = run(params, carry, put(batch["image"], mesh))
-        rows.append(np.asarray(features)[batch["valid"]])
-    return np.concatenate(rows)
+    kwargs = {"prepare": prepare, "encoder": encoder, "batch_size": batch_size, "mesh": mesh}
+    return _embed(method, state, source, layers=(layer,), **kwargs)[0]
+
+
+def embed_layers(
+    method: Method,
+    state: TrainState,
+    source: data.Source,
+    *,
+    layers: Sequence[str],
+    prepare: Callable[[jax.Array], jax.Array] = to_float,
+    encoder: str = "student",
+    batch_size: int = 512,
+    mesh: Mesh | None = None,
+) -> dict[str, np.ndarray]:
+    """Features of several layers from one pass over a source, `{layer: [n d]}`; layers are named as in `select`.
+
+    Arguments as for `embed`. All layers are held at once, `n` times the sum of their dimensions in float32.
+    """
+    kwargs = {"prepare": prepare, "encoder": encoder, "batch_size": batch_size, "mesh": mesh}
+    return dict(zip(layers, _embed(method, state, source, layers=tuple(layers), **kwargs), strict=True))

@@ -7,7 +7,7 @@ from values import assert_close
 
 from ssl_jax import data, init_state, methods, nets
 from ssl_jax.core import UserError
-from ssl_jax.evaluation import embed, layer_names, teacher_of
+from ssl_jax.evaluation import embed, embed_layers, layer_names, teacher_of
 
 ENCODER = nets.ConvNet(widths=(4, 8), pool=(1,))
 
@@ -88,3 +88,13 @@ def test_images_are_prepared_as_told_and_features_of_half_precision_come_in_floa
     assert features.dtype == np.float32
     np.testing.assert_array_equal(features, np.broadcast_to(features[:1], features.shape))
     assert jax.tree.leaves(state.params)[0].dtype == jnp.float32
+
+
+def test_several_layers_come_from_one_pass(source, byol):
+    method, state = byol
+    found = embed_layers(method, state, source, layers=("stage2", "pooled", "stage1"))
+    assert list(found) == ["stage2", "pooled", "stage1"]
+    np.testing.assert_array_equal(found["pooled"], embed(method, state, source))
+    np.testing.assert_array_equal(found["stage1"], embed(method, state, source, layer="stage1"))
+    with pytest.raises(UserError, match="no layer 'stage7'; it has stage1, stage2"):
+        embed_layers(method, state, source, layers=("stage1", "stage7"))
