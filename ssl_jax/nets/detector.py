@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ssl_jax.nets.conv import Conv
+from ssl_jax.nets.norm import GroupNorm
 from ssl_jax.nets.precision import at_least_float32
 
 LARGEST = 6.0  # of the logarithm of a distance in strides: exp never overflows, and no image is that large
@@ -91,7 +92,7 @@ class DetectorHead(nn.Module):
             [
                 (
                     Conv(self.width, dtype=self.dtype, name=f"{kind}_conv{i}"),
-                    nn.GroupNorm(num_groups=None, group_size=8, dtype=self.dtype, name=f"{kind}_norm{i}"),
+                    GroupNorm(dtype=self.dtype, name=f"{kind}_norm{i}"),
                 )
                 for i in range(self.depth)
             ]
