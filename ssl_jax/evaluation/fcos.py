@@ -167,7 +167,8 @@ def criterion(
     positive = labels >= 0
     count = jnp.maximum(jnp.sum(positive), 1).astype(jnp.float32)
     wanted = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    classes = jnp.sum(losses.focal(logits, wanted) * (labels > -2)[..., None]) / count
+    known = (labels > -2)[..., None]
+    classes = jnp.sum(jnp.where(known, losses.focal(logits, wanted), 0.0)) / count
     weight = jnp.where(positive, centreness(distances), 0.0)
     overlap = losses.giou(around_zero(output["distances"]), around_zero(distances))
     boxes = jnp.sum(jnp.where(positive, (1.0 - overlap) * weight, 0.0)) / jnp.maximum(jnp.sum(weight), 1e-6)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,9 +48,9 @@ def test_features_that_tell_the_class_are_read_out():
     train, test = blocks(32, 0), blocks(10, 1)
     linear = linear_segmentation(*train, *test, classes=CLASSES, epochs=30, batch_size=8, learning_rate=0.1)
     knn = knn_segmentation(*train, *test, classes=CLASSES, k=5, tile=4)
-    # Bilinear enlargement rounds the corners of cells: at a few pixels the neighbours win.
+    # Bilinear enlargement may round the corners of cells, where the neighbours win.
     for found in (linear, knn):
-        assert 0.8 < found["miou"] < found["accuracy"] <= 1.0
+        assert 0.8 < found["miou"] <= found["accuracy"] <= 1.0
     noise = np.random.default_rng(2).normal(size=test[0].shape).astype(np.float32)
     chance = knn_segmentation(*train, noise, test[1], classes=CLASSES, k=5)
     assert chance["miou"] < 0.4
@@ -64,19 +66,14 @@ def test_one_neighbour_on_the_training_set_finds_itself():
     assert knn_segmentation(maps, coarse, maps, coarse, classes=CLASSES, k=1) == {"miou": 1.0, "accuracy": 1.0}
 
 
-def test_void_pixels_change_nothing():
-    train, (maps, masks) = blocks(16, 0), blocks(6, 1)
-    void = masks.copy()
-    void[:, :3] = 255
-    for run in (linear_segmentation, knn_segmentation):
-        found = run(*train, maps, void, classes=CLASSES)
-        again = run(*train, maps, void, classes=CLASSES)
-        assert found == again
-    wrong = train[1].copy()
-    wrong[:, :4] = 255  # half of the training pixels are unknown; the other half is enough
-    assert (
-        linear_segmentation(train[0], wrong, maps, masks, classes=CLASSES, epochs=30, learning_rate=0.1)["miou"] > 0.7
-    )
+def test_void_pixels_teach_nothing():
+    """Half of the training pixels void are enough; half of them wrong are not."""
+    (maps, masks), test = blocks(32, 0), blocks(6, 1)
+    void, wrong = masks.copy(), masks.copy()
+    void[:, :4], wrong[:, :4] = 255, (masks[:, :4] + 1) % 3
+    fit = functools.partial(linear_segmentation, classes=CLASSES, epochs=30, learning_rate=0.1)
+    assert fit(maps, void, *test)["miou"] > 0.8
+    assert fit(maps, wrong, *test)["miou"] < 0.7
 
 
 def test_shares_of_cells():
