@@ -1,7 +1,14 @@
 """Evaluation of frozen features: functions of arrays, none of which knows a method."""
 
 from ssl_jax.evaluation.average_precision import coco_ap, voc_ap
-from ssl_jax.evaluation.detection import compare_detection, detect, detection, draw_boxes, train_detector, truth_of
+from ssl_jax.evaluation.detection import (
+    compare_detection,
+    detect,
+    detection_scores,
+    draw_boxes,
+    train_detector,
+    truth_of,
+)
 from ssl_jax.evaluation.fcos import Fcos, fcos
 from ssl_jax.evaluation.features import embed, teacher_of, to_float
 from ssl_jax.evaluation.knn import knn_accuracy, knn_predict
@@ -13,7 +20,7 @@ from ssl_jax.evaluation.segmentation import (
     linear_segmentation,
     miou,
     pixel_accuracy,
-    segmentation,
+    segmentation_scores,
 )
 
 __all__ = [
@@ -23,7 +30,7 @@ __all__ = [
     "confusion",
     "dense_features",
     "detect",
-    "detection",
+    "detection_scores",
     "draw_boxes",
     "draw_labels",
     "embed",
@@ -38,7 +45,7 @@ __all__ = [
     "linear_segmentation",
     "miou",
     "pixel_accuracy",
-    "segmentation",
+    "segmentation_scores",
     "teacher_of",
     "to_float",
     "train_detector",

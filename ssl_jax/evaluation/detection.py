@@ -27,7 +27,7 @@ KEYS = ("image", "id", "boxes", "box_labels", "box_ignore")  # of a batch, what 
 COLOURS = ((255, 60, 60), (60, 200, 60), (80, 120, 255), (255, 200, 0), (255, 90, 255), (0, 220, 220))
 
 
-def detection(
+def detection_scores(
     encoder: nn.Module,
     params: PyTree | None,
     state: PyTree | None,
@@ -94,21 +94,21 @@ def compare_detection(
     seeds: Sequence[int] = (0, 1, 2),
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """`detection` of several trunks at equal steps and seeds.
+    """`detection_scores` of several trunks at equal steps and seeds.
 
     Args:
       encoder: of all trunks.
       trunks: parameters and state by name; `(None, None)` for a trunk from scratch.
-      train: see `detection`; so are `test` and the settings.
-      test: see `detection`.
+      train: see `detection_scores`; so are `test` and the settings.
+      test: see `detection_scores`.
       seeds: one run each.
-      **settings: see `detection`.
+      **settings: see `detection_scores`.
 
     Returns:
       One dict per trunk and seed: `{"features": name, "seed": seed, "AP": ..., ...}`.
     """
     return [
-        {"features": name, "seed": seed, **detection(encoder, *trunk, train, test, seed=seed, **settings)}
+        {"features": name, "seed": seed, **detection_scores(encoder, *trunk, train, test, seed=seed, **settings)}
         for name, trunk in trunks.items()
         for seed in seeds
     ]

@@ -53,7 +53,7 @@ def pixel_accuracy(confusion: Integer[np.ndarray, "c c"]) -> float:
     return float(np.trace(confusion) / max(confusion.sum(), 1))
 
 
-def segmentation(
+def segmentation_scores(
     encoder: nn.Module,
     params: PyTree,
     state: PyTree,
@@ -111,7 +111,7 @@ def dense_features(
     batch_size: int = 256,
     mesh: Mesh | None = None,
 ) -> tuple[Maps, Masks]:
-    """A map `[n p q d]` (float32) and the mask of every image of a source, in its order; arguments as `segmentation`.
+    """A map `[n p q d]` (float32) and the mask of every image of a source, in its order; arguments as `segmentation_scores`.
 
     Raises:
       UserError: there are no masks, or no such map.

@@ -8,7 +8,14 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 
 from ssl_jax import data, nets
 from ssl_jax.core import UserError
-from ssl_jax.evaluation import confusion, knn_segmentation, linear_segmentation, miou, pixel_accuracy, segmentation
+from ssl_jax.evaluation import (
+    confusion,
+    knn_segmentation,
+    linear_segmentation,
+    miou,
+    pixel_accuracy,
+    segmentation_scores,
+)
 from ssl_jax.evaluation.segmentation import cell_shares, dense_features
 from ssl_jax.nets import functional
 
@@ -92,7 +99,7 @@ def trunk():
 def test_a_source_and_an_encoder(trunk):
     train = data.load("collage:fashion_mnist", "train[:24]", image_size=32, channels=1)
     test = data.load("collage:fashion_mnist", "test[:9]", image_size=32, channels=1)
-    found = segmentation(*trunk, train, test, linear={"epochs": 2}, knn={"k": 3})
+    found = segmentation_scores(*trunk, train, test, linear={"epochs": 2}, knn={"k": 3})
     assert set(found) == {"linear_miou", "linear_accuracy", "knn_miou", "knn_accuracy"}
     assert all(0 < value < 1 for value in found.values())
     features, masks = dense_features(*trunk, test, layer="stage1", batch_size=4)
@@ -103,7 +110,7 @@ def test_a_source_and_an_encoder(trunk):
     with pytest.raises(UserError, match="has no masks"):
         dense_features(*trunk, data.load("digits", "test[:8]"))
     with pytest.raises(UserError, match="masks of the same classes"):
-        segmentation(*trunk, train, data.load("digits", "test[:8]"))
+        segmentation_scores(*trunk, train, data.load("digits", "test[:8]"))
 
 
 def test_bad_input():
