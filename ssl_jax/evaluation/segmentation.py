@@ -111,7 +111,9 @@ def dense_features(
     batch_size: int = 256,
     mesh: Mesh | None = None,
 ) -> tuple[Maps, Masks]:
-    """A map `[n p q d]` (float32) and the mask of every image of a source, in its order; arguments as `segmentation_scores`.
+    """A map `[n p q d]` (float32) and the mask of every image of a source, in its order.
+
+    Arguments as for `segmentation_scores`.
 
     Raises:
       UserError: there are no masks, or no such map.

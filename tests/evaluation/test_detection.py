@@ -54,9 +54,8 @@ def squares():
 
 
 def test_it_learns_what_can_be_learned():
-    figures = detection(
-        ENCODER, None, None, squares(), squares(), steps=120, batch_size=16, learning_rate=2e-2, **SMALL
-    )
+    budget = {"steps": 120, "batch_size": 16, "learning_rate": 2e-2, "mesh": ONE}
+    figures = detection_scores(ENCODER, None, None, squares(), squares(), **budget, **SMALL)
     assert figures["AP50"] > 0.9
     assert figures["VOC"] > 0.9
     assert set(figures) == {"AP", "AP50", "AP75", "AP_small", "AR100", "VOC07", "VOC", "loss"}
