@@ -140,7 +140,7 @@ def train_detector(
       mesh: devices.
 
     Raises:
-      UserError: there are no boxes, or parameters are not the encoder's.
+      UserError: there are no boxes, parameters are not the encoder's, or the loss is not finite.
     """
     classes_of(source)
     mesh = mesh or data_mesh()
@@ -163,7 +163,11 @@ def train_detector(
             losses.append(jax.block_until_ready(metrics["loss"]))
     finally:
         batches.close()
-    return current, np.asarray(losses, np.float32)
+    history = np.asarray(losses, np.float32)
+    if not np.isfinite(history).all():
+        first = int(np.argmin(np.isfinite(history)))
+        raise UserError(f"The detector's loss is {history[first]} at step {first}; lower its learning rate.")
+    return current, history
 
 
 def with_trunk(state: TrainState, params: PyTree, model_state: PyTree, mesh: Mesh) -> TrainState:

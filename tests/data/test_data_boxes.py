@@ -6,7 +6,7 @@ from PIL import Image
 
 from ssl_jax import data
 from ssl_jax.core import UserError
-from ssl_jax.data import boxes, coco, voc
+from ssl_jax.data import boxes, coco, combine, voc
 
 SIZES = {"a.png": (40, 20), "b.png": (30, 30), "c.png": (20, 40)}
 
@@ -87,6 +87,17 @@ def test_a_slice_is_that_of_the_images(root):
     assert part.files.tolist() == ["c.png"]
     assert part.images.shape == (1, 40, 40, 1)
     np.testing.assert_array_equal(part[0]["boxes"][0], [1, 2, 4, 6])
+
+
+def test_sources_that_stay_on_disk_are_joined_with_their_boxes(root):
+    path = write(root, instances(GOOD))
+    source = coco.read_coco(root / "train2017", path, image_size=40)
+    assert isinstance(source, data.BoxedSource)
+    both = combine.join([source.select(np.asarray([2])), source], "both")
+    assert both.box_classes == ("cat", "dog")
+    examples = both[np.asarray([1, 0, 3])]
+    for key, value in source[np.asarray([0, 2, 2])].items():
+        np.testing.assert_array_equal(examples[key], value)
 
 
 @pytest.mark.parametrize(

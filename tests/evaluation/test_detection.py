@@ -113,6 +113,14 @@ def test_one_device_is_as_good_as_eight_and_seeds_count(source, detector):
     assert_close(found["scores"][3:6], alone["scores"])
 
 
+def test_training_that_diverges_is_said(source, detector, monkeypatch):
+    losses = iter([2.0, np.nan, 1.0])
+    fake = lambda state, batch: (state, {"loss": jnp.float32(next(losses))})  # noqa: E731
+    monkeypatch.setattr(evaluation.detection, "make_train_step", lambda *_, **__: fake)
+    with pytest.raises(UserError, match="loss is nan at step 1; lower its learning rate"):
+        run(detector, source, steps=3)
+
+
 def test_truth_is_what_examples_hold(source):
     truth = truth_of(source)
     assert set(truth) == {"boxes", "box_labels"}
