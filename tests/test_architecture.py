@@ -40,7 +40,17 @@ FLOORS = [
     {"cli", "evaluate", "experiment", "gallery", "pretrain", "progress", "results", "teachers", "workdir"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-HEAVY = ("tensorflow_datasets", "tensorboardX", "matplotlib", "sklearn", "orbax", "torch", "tensorflow", "safetensors")
+HEAVY = (
+    "tensorflow_datasets",
+    "tensorboardX",
+    "matplotlib",
+    "sklearn",
+    "orbax",
+    "torch",
+    "tensorflow",
+    "safetensors",
+    "pycocotools",
+)
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "configs" not in path.parts)
 
 

@@ -5,14 +5,18 @@ for batch in data.batches(source, batch_size=256, seed=0):
     batch["image"], batch["label"], batch["id"]
 """
 
+from ssl_jax.data.boxed import BoxedSource
+from ssl_jax.data.coco import read_coco
 from ssl_jax.data.combine import Subset
 from ssl_jax.data.named import load
 from ssl_jax.data.pipeline import batches, epoch
 from ssl_jax.data.sampling import indices
 from ssl_jax.data.source import ArraySource, Examples, Indexable, Source, from_arrays
+from ssl_jax.data.voc import read_voc
 
 __all__ = [
     "ArraySource",
+    "BoxedSource",
     "Examples",
     "Indexable",
     "Source",
@@ -22,4 +26,6 @@ __all__ = [
     "from_arrays",
     "indices",
     "load",
+    "read_coco",
+    "read_voc",
 ]

@@ -23,6 +23,7 @@ class Subset(Source):
     def __init__(self, source: Source, rows: Integer[np.ndarray, " n"], name: str | None = None):
         self.source, self.rows = source, rows
         self.name, self.classes, self.in_memory = name or source.name, source.classes, source.in_memory
+        self.box_classes = source.box_classes
         self.files = None if source.files is None else source.files[rows]
 
     @functools.cached_property
@@ -45,7 +46,7 @@ class Subset(Source):
 class Joined(Source):
     """Several sources after each other: rows count through the first, then the second, and so on.
 
-    Labels are kept if all of them have the same classes.
+    Labels are kept if all of them have the same classes, boxes if all have the same classes of objects.
     """
 
     def __init__(self, sources: Sequence[Source], name: str):
@@ -53,6 +54,8 @@ class Joined(Source):
         self.ends = np.cumsum([len(source) for source in sources])
         same = all(source.classes == sources[0].classes for source in sources)
         self.classes = sources[0].classes if same else None
+        same = all(source.box_classes == sources[0].box_classes for source in sources)
+        self.box_classes = sources[0].box_classes if same else None
         self.in_memory = all(source.in_memory for source in sources)
         files = [source.files for source in sources if source.files is not None]
         self.files = np.concatenate(files) if len(files) == len(sources) else None
@@ -82,7 +85,9 @@ class Joined(Source):
             raise UserError(f"the parts of {self.name} hold images of shapes {sorted(shapes)}; give an image_size.")
         # Grouped by source, in the order of `which`; undo that order.
         back = np.argsort(np.argsort(which, kind="stable"), kind="stable")
-        keys = ("image", "label") if self.classes is not None else ("image",)
+        keys = ["image"] if self.classes is None else ["image", "label"]
+        if self.box_classes is not None:
+            keys += [key for key in parts[0] if key not in ("image", "label")]
         return {key: np.concatenate([part[key] for part in parts])[back] for key in keys}
 
 
@@ -96,4 +101,6 @@ def join(sources: Sequence[Source], name: str) -> Source:
     if len(arrays) < len(sources) or len({source.images.shape[1:] for source in arrays}) > 1:
         return joined
     images = np.concatenate([source.images for source in arrays])
-    return ArraySource(images, joined.labels, joined.classes, name, joined.fingerprint, joined.files)
+    labels, classes, boxes = joined.labels, joined.classes, joined.box_classes
+    extras = {} if boxes is None else {k: np.concatenate([s.extras[k] for s in arrays]) for k in arrays[0].extras}
+    return ArraySource(images, labels, classes, name, joined.fingerprint, joined.files, extras, boxes)

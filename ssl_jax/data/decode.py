@@ -29,7 +29,7 @@ def decode(encoded: Encoded, size: int | None, channels: int) -> UInt8[np.ndarra
     with _open(encoded) as opened:
         if size is not None:
             opened.draft(None, (3 * size, 3 * size))  # JPEG: leave out detail that the resize below removes anyway
-        image = _plain(ImageOps.exif_transpose(opened), channels)
+        image = plain(ImageOps.exif_transpose(opened), channels)
     if size is not None:
         image = _square(image, size)
     pixels = np.asarray(image)
@@ -63,8 +63,8 @@ def _open(encoded: Encoded) -> Image.Image:
     return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
 
 
-def _plain(image: Image.Image, channels: int) -> Image.Image:
-    """Convert any of Pillow's modes to `"L"` or `"RGB"`."""
+def plain(image: Image.Image, channels: int) -> Image.Image:
+    """Convert any of Pillow's modes to `"L"` or `"RGB"`, transparency composited on white."""
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):

@@ -37,6 +37,14 @@ def find(directory: str | os.PathLike[str] | None = None) -> pathlib.Path | None
     return directory if _file(directory, "train-images-idx3-ubyte") else None
 
 
+def missing(directory: str | os.PathLike[str] | None = None) -> UserError:
+    """The error for files that are not there."""
+    return UserError(
+        f"Fashion-MNIST is not in {directory or DEBIAN}; run `apt-get install dataset-fashion-mnist` on "
+        "Debian or Ubuntu, or give the directory of its four IDX files as fashion_mnist:DIRECTORY."
+    )
+
+
 def read(directory: pathlib.Path, split: str) -> ArraySource:
     """Read `"train"` or `"test"` from IDX files, compressed with gzip or plain.
 

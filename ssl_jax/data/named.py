@@ -1,4 +1,4 @@
-"""Data named by one string: `fashion_mnist`, `digits`, `photos`, `folder:PATH`, `tfds:NAME`."""
+"""Data named by one string: `fashion_mnist`, `digits`, `photos`, `collage:KIND`, `folder:PATH`, `coco:PATH`, ..."""
 
 import difflib
 import os
@@ -7,12 +7,23 @@ import pathlib
 import numpy as np
 
 from ssl_jax.core import UserError
-from ssl_jax.data import digits, fashion_mnist, folder, photos, splits, tfds
+from ssl_jax.data import coco, collage, digits, fashion_mnist, folder, photos, splits, tfds, voc
+from ssl_jax.data.boxed import BoxedSource
 from ssl_jax.data.combine import join
 from ssl_jax.data.lazy import LazySource
 from ssl_jax.data.source import ArraySource, Source
 
-NAMES = ("fashion_mnist", "digits", "photos", "folder:PATH", "tfds:NAME")
+NAMES = (
+    "fashion_mnist",
+    "digits",
+    "photos",
+    "folder:PATH",
+    "tfds:NAME",
+    "collage:stamps",
+    "collage:fashion_mnist",
+    "coco:PATH",
+    "voc:PATH",
+)
 
 
 def load(
@@ -34,14 +45,18 @@ def load(
         `photos`: 32 x 32 colour patches of scikit-learn's two photographs, 2,250 train, 750 test, or `photos:skimage`,
         8,875 train, 2,800 test, of these and scikit-image's, see `ssl_jax.data.photos`;
         `folder:PATH`: any directory of images, see `ssl_jax.data.folder` and `ssl_jax.data.tree`;
-        `tfds:NAME`: what tensorflow-datasets prepared as array_record, see `ssl_jax.data.tfds`.
+        `tfds:NAME`: what tensorflow-datasets prepared as array_record, see `ssl_jax.data.tfds`;
+        `collage:stamps` or `collage:fashion_mnist`: objects on photographs with boxes and masks, 5,000 train, 1,000
+        test, of 64 x 64 or any size, see `ssl_jax.data.collage`;
+        `coco:PATH` or `voc:PATH`: images with boxes as COCO and VOC lay them out, see `ssl_jax.data.coco` and
+        `ssl_jax.data.voc`.
       split: `train`, `test` or what else there is, with slices as in tensorflow-datasets: `train[:55000]`,
         `train[90%:]`, `train[-1000:]`, joined by `+`.
-      image_size: height and width: the shorter side is resized and the centre cropped; None keeps the images' own
-        size, which must be the same for all.
+      image_size: height and width: the shorter side is resized and the centre cropped (images with boxes: the longer
+        side is resized and the shorter filled up); None keeps the images' own size, which must be the same for all.
       channels: 1 or 3; None for 3 unless every image is grey.
-      data_dir: for `fashion_mnist` the directory of its files, for `tfds` where data sets were prepared, for `folder`
-        what its path is relative to.
+      data_dir: for `fashion_mnist` and `collage` the directory of their files, for `tfds` where data sets were
+        prepared, for `folder`, `coco` and `voc` what their path is relative to.
 
     Raises:
       UserError: if the name or split does not exist, files are missing, or an argument makes no sense.
@@ -66,11 +81,16 @@ def _read(
         return folder.read(pathlib.Path(data_dir or "", argument), split, size, channels)
     if kind == "tfds" and argument:
         return tfds.read(argument, data_dir, split, size, channels)
-    known = kind == "fashion_mnist" or name in ("digits", "photos", "photos:skimage")
+    if kind in ("coco", "voc") and argument:
+        read = coco.coco_split if kind == "coco" else voc.voc_split
+        return read(pathlib.Path(data_dir or "", argument), split, size, channels or 3)
+    known = kind == "fashion_mnist" or name in NAMES or name == "photos:skimage"
     if not known:
         raise _unknown(name)
     if split not in ("train", "test"):
         raise UserError(f"{name} has no split {split!r}; it has train, test.")
+    if kind == "collage":
+        return collage.read(argument, split, size, channels, data_dir)
     if kind == "digits":
         return _fit(digits.read(split), size, channels)
     if kind == "photos":
@@ -86,10 +106,7 @@ def _fashion_mnist(
         return _fit(fashion_mnist.read(found, split), size, channels)
     if tfds.find("fashion_mnist", directory):
         return tfds.read("fashion_mnist", directory, split, size, channels)
-    raise UserError(
-        f"Fashion-MNIST is not in {directory or fashion_mnist.DEBIAN}; run `apt-get install dataset-fashion-mnist` on "
-        "Debian or Ubuntu, or give the directory of its four IDX files as fashion_mnist:DIRECTORY."
-    )
+    raise fashion_mnist.missing(directory)
 
 
 def _fit(source: ArraySource, size: int | None, channels: int | None) -> Source:
@@ -113,7 +130,7 @@ def _fit(source: ArraySource, size: int | None, channels: int | None) -> Source:
 
 def _slice(source: Source, first: int, last: int) -> Source:
     """Return rows `first` to `last - 1`, in memory if they fit."""
-    if isinstance(source, LazySource):
+    if isinstance(source, LazySource | BoxedSource):
         chosen = source if (first, last) == (0, len(source)) else source.select(np.arange(first, last))
         return chosen.settle()
     assert isinstance(source, ArraySource)
@@ -124,7 +141,7 @@ def _slice(source: Source, first: int, last: int) -> Source:
 
 def _unknown(name: str) -> UserError:
     kind = name.partition(":")[0]
-    by_kind = {known.partition(":")[0]: known for known in NAMES}
+    by_kind = {known.partition(":")[0]: known for known in reversed(NAMES)}
     near = difflib.get_close_matches(kind.lower(), by_kind, n=1, cutoff=0.5)
     hint = f" Did you mean {by_kind[near[0]]}?" if near else ""
     if pathlib.Path(name).expanduser().is_dir():

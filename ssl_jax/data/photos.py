@@ -32,7 +32,7 @@ def read(split: str, more: bool = False) -> ArraySource:
       UserError: `more`, and scikit-image is not installed or came without its photographs.
     """
     files = (*SKLEARN, *SKIMAGE) if more else SKLEARN
-    parts = [patches(_photo(file), split) for file in files]
+    parts = [patches(photograph(file), split) for file in files]
     labels = np.repeat(np.arange(len(files), dtype=np.int32), [len(part) for part in parts])
     classes = [pathlib.Path(file).stem for file in files]
     return from_arrays(np.concatenate(parts), labels, classes, name=f"photos{':skimage' if more else ''} {split}")
@@ -54,7 +54,12 @@ def patches(photo: UInt8[np.ndarray, "h w 3"], split: str) -> UInt8[np.ndarray, 
 
 
 @functools.cache
-def _photo(file: str) -> np.ndarray:
+def photograph(file: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Return a whole photograph, one of `SKLEARN` or `SKIMAGE`; not to be written to.
+
+    Raises:
+      UserError: its package is not installed, or came without it.
+    """
     package, folder = ("sklearn", "datasets/images") if file in SKLEARN else ("skimage", "data")
     found = importlib.util.find_spec(package)  # reading the file needs none of the package's code
     path = pathlib.Path(found.origin).parent / folder / file if found and found.origin else None

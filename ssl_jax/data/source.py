@@ -40,10 +40,12 @@ class Source(abc.ABC):
       classes: names of the classes, where `classes[label]` belongs to `label`, or None.
       in_memory: whether indexing is a plain copy, too cheap to be worth a thread.
       files: name of each example's file, relative to its folder, or None if examples are not files.
+      box_classes: names of the classes of objects where examples hold boxes (see `ssl_jax.data.boxed`), or None.
     """
 
     name: str
     classes: tuple[str, ...] | None
+    box_classes: tuple[str, ...] | None = None
     in_memory: bool = False
     files: np.ndarray | None = None
 
@@ -69,7 +71,7 @@ class Source(abc.ABC):
 
 
 class ArraySource(Source):
-    """Images and labels held in memory; build it with `from_arrays`."""
+    """Images, labels and whatever else there is of each example, held in memory; build it with `from_arrays`."""
 
     in_memory = True
 
@@ -81,9 +83,12 @@ class ArraySource(Source):
         name: str,
         fingerprint: str | None = None,
         files: np.ndarray | None = None,
+        extras: Examples | None = None,
+        box_classes: tuple[str, ...] | None = None,
     ):
         self.images, self._labels, self.classes, self.name = images, labels, classes, name
         self._given_fingerprint, self.files = fingerprint, files
+        self.extras, self.box_classes = extras or {}, box_classes
 
     @property
     def labels(self) -> Int32[np.ndarray, " n"] | None:
@@ -105,7 +110,7 @@ class ArraySource(Source):
         examples = {"image": self.images[index]}
         if self._labels is not None:
             examples["label"] = self._labels[index]
-        return examples
+        return {**examples, **{key: values[index] for key, values in self.extras.items()}}
 
 
 def digest(*parts: Any) -> str:

@@ -1,7 +1,10 @@
 """Evaluation: of frozen features, as functions of arrays, and by training an encoder further; none knows a method."""
 
 from ssl_jax.evaluation.augmented import linear_probe_augmented
+from ssl_jax.evaluation.average_precision import coco_ap, voc_ap
 from ssl_jax.evaluation.curve import label_curve, labels_for, labels_saved
+from ssl_jax.evaluation.detection import compare_detection, detect, detection_scores, draw_boxes, train_detector, truth_of
+from ssl_jax.evaluation.fcos import Fcos, fcos
 from ssl_jax.evaluation.features import embed, embed_layers, layer_names, select, teacher_of, to_float
 from ssl_jax.evaluation.few_labels import draw_labels, few_label_head, few_labels
 from ssl_jax.evaluation.fewshot import few_shot_accuracy
@@ -15,12 +18,14 @@ from ssl_jax.evaluation.precision import average_precision
 from ssl_jax.evaluation.presets import PRESETS, Recipe, linear_probe_preset
 from ssl_jax.evaluation.quality import alignment, effective_rank, participation_ratio, rankme, representation_quality, uniformity
 from ssl_jax.evaluation.retrieval import retrieval_scores
+from ssl_jax.evaluation.segmentation import confusion, dense_features, knn_segmentation, linear_segmentation, miou, pixel_accuracy, segmentation_scores
 from ssl_jax.evaluation.semi import from_scratch, semi_supervised
 from ssl_jax.evaluation.svm import linear_svm, low_shot_svm
 from ssl_jax.evaluation.transfer import transfer
 from ssl_jax.evaluation.tuning import FineTuning, PRESETS
 
 __all__ = [
+    "Fcos",
     "FineTuned",
     "FineTuning",
     "PRESETS",
@@ -28,12 +33,20 @@ __all__ = [
     "alignment",
     "average_precision",
     "classify",
+    "coco_ap",
+    "compare_detection",
     "concatenate_layers",
+    "confusion",
+    "dense_features",
+    "detect",
+    "detection_scores",
+    "draw_boxes",
     "draw_labels",
     "draw_share",
     "effective_rank",
     "embed",
     "embed_layers",
+    "fcos",
     "few_label_head",
     "few_labels",
     "few_shot_accuracy",
@@ -42,6 +55,7 @@ __all__ = [
     "from_scratch",
     "knn_accuracy",
     "knn_predict",
+    "knn_segmentation",
     "label_curve",
     "labels_for",
     "labels_saved",
@@ -50,18 +64,25 @@ __all__ = [
     "linear_probe_augmented",
     "linear_probe_layers",
     "linear_probe_preset",
+    "linear_segmentation",
     "linear_svm",
     "low_shot_svm",
+    "miou",
     "nearest",
     "participation_ratio",
+    "pixel_accuracy",
     "rankme",
     "representation_quality",
     "retrieval_scores",
     "rows_named",
+    "segmentation_scores",
     "select",
     "semi_supervised",
     "teacher_of",
     "to_float",
+    "train_detector",
     "transfer",
+    "truth_of",
     "uniformity",
+    "voc_ap",
 ]

@@ -2,6 +2,7 @@
 
 from ssl_jax.losses.barlow_twins import barlow_twins, cross_correlation
 from ssl_jax.losses.classification import accuracy, cross_entropy
+from ssl_jax.losses.detection import focal, giou, pairwise_iou
 from ssl_jax.losses.distributions import kl_divergence, soft_cross_entropy
 from ssl_jax.losses.infonce import infonce, infonce_among, infonce_in_batch, infonce_logits, retrieval_accuracy
 from ssl_jax.losses.koleo import koleo
@@ -24,6 +25,8 @@ __all__ = [
     "cross_entropy",
     "cross_view_entropy",
     "entropy",
+    "focal",
+    "giou",
     "infonce",
     "infonce_among",
     "infonce_in_batch",
@@ -39,6 +42,7 @@ __all__ = [
     "normalize_patches",
     "normalized_mse",
     "ntxent",
+    "pairwise_iou",
     "pixel_error",
     "retrieval_accuracy",
     "sinkhorn",

@@ -14,6 +14,7 @@ import flax.linen as nn
 from ssl_jax.core import UserError
 from ssl_jax.nets.conv import Conv, conv2d
 from ssl_jax.nets.convnet import ConvNet
+from ssl_jax.nets.detector import Detector, FeaturePyramid
 from ssl_jax.nets.norm import BatchNorm, ImageNorm
 from ssl_jax.nets.pooling import grid_average, max_pool
 from ssl_jax.nets.resnet import ResNet
@@ -24,6 +25,8 @@ __all__ = [
     "BatchNorm",
     "Conv",
     "ConvNet",
+    "Detector",
+    "FeaturePyramid",
     "ImageNorm",
     "ResNet",
     "ViT",

@@ -16,8 +16,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ssl_jax.core import Carry, PyTree, UserError
 
 
-def init(module: nn.Module, rng: PRNGKeyArray, inputs: Array) -> tuple[PyTree, PyTree]:
+def init(module: nn.Module, rng: PRNGKeyArray, inputs: PyTree) -> tuple[PyTree, PyTree]:
     """Initialise `module` on an example input; returns `(params, state)`, state being e.g. `{"batch_stats": ...}`.
+
+    The input is an array of images for encoders, and any tree for other modules.
 
     Raises:
       UserError: the module's `__call__` takes no argument `train`.
@@ -33,7 +35,7 @@ def apply(
     module: nn.Module,
     params: PyTree,
     state: PyTree,
-    inputs: Array,
+    inputs: PyTree,
     *,
     train: bool,
     rng: PRNGKeyArray | None = None,

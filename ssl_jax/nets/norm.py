@@ -139,6 +139,29 @@ class ImageNorm(nn.Module):
         return (y * _as_row(scale, y) + _as_row(bias, y)).astype(self.dtype)
 
 
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu & He, 2018, arXiv:1803.08494): over all positions and `size` channels of one example.
+
+    At least float32 inside, returned in `dtype`. Variables: params `scale`, `bias`, [c], float32.
+    """
+
+    size: int = 8
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b ... c"]) -> Float[Array, "b ... c"]:
+        """Normalise `x`, whose channels are a multiple of `size`."""
+        inside = at_least_float32(self.dtype)
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32).astype(inside)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32).astype(inside)
+        groups = x.astype(inside).reshape(len(x), -1, x.shape[-1] // self.size, self.size)
+        centred = groups - groups.mean((1, 3), keepdims=True)
+        y = centred * lax.rsqrt(jnp.square(centred).mean((1, 3), keepdims=True) + self.epsilon)
+        y = y.reshape(x.shape)
+        return (y * _as_row(scale, y) + _as_row(bias, y)).astype(self.dtype)
+
+
 def norm_layer(kind: str, *, groups: int, dtype: DTypeLike) -> Callable[..., nn.Module]:
     """Return `BatchNorm` ("batch") or `ImageNorm` ("layer") with the encoder's settings.
 

@@ -145,7 +145,7 @@ def test_size_and_channels():
         ("folders:pets", "Did you mean folder:PATH?"),
         ("folder", "Did you mean folder:PATH?"),
         ("tfds", "Did you mean tfds:NAME?"),
-        ("imagenet", "there is fashion_mnist, digits, photos, folder:PATH, tfds:NAME"),
+        ("imagenet", "there is fashion_mnist, digits, photos, folder:PATH, tfds:NAME, collage:stamps, "),
     ],
 )
 def test_unknown_names(name, near):

@@ -79,7 +79,7 @@ def test_size_and_channels():
 def test_without_scikit_image(monkeypatch):
     found = photos.importlib.util.find_spec
     for spec in (None, types.SimpleNamespace(origin="/nowhere/__init__.py")):
-        photos._photo.cache_clear()
+        photos.photograph.cache_clear()
         with monkeypatch.context() as patch:
             patch.setattr(
                 photos.importlib.util, "find_spec", lambda name, spec=spec: spec if name == "skimage" else found(name)
