@@ -79,7 +79,7 @@ def raw_pixels(data: str, splits: tuple[str, str]) -> dict[str, float]:
     config = importlib.import_module("ssl_jax.configs.common").base("simclr")
     config.data, config.image_size = data, 0
     train, test = (load_data(config, split) for split in splits)
-    task = Task(train=train, test=test, seed=0, prepare=evaluation.to_float, normalize={}, size=0)
+    task = Task(train=train, test=test, seed=0, prepare=evaluation.to_float, normalize={}, size=0, channels=1)
     return figures(evaluate.raw_subject(), task)
 
 

@@ -100,7 +100,8 @@ def subject_of(
             kept[source.fingerprint] = experiment.embed(state, source, encoder=encoder, layer=layer)
         return kept[source.fingerprint]
 
-    return Subject(name=name, features=features, network=functools.partial(network_of, experiment, state, encoder))
+    network = functools.partial(network_of, experiment, state, encoder)
+    return Subject(name=name, features=features, network=network, untrained=not int(state.step))
 
 
 def network_of(experiment: Experiment, state: TrainState, encoder: str = "student") -> Network:
@@ -135,6 +136,7 @@ def task_of(experiment: Experiment, *, seed: int) -> Task:
         prepare=experiment.prepare,
         normalize=normalization(config.normalize, train),
         size=config.view_size or min(image_shape(train)[:2]),
+        channels=image_shape(train)[2],
     )
 
 

@@ -3,7 +3,14 @@
 from ssl_jax.evaluation.augmented import linear_probe_augmented
 from ssl_jax.evaluation.average_precision import coco_ap, voc_ap
 from ssl_jax.evaluation.curve import label_curve, labels_for, labels_saved
-from ssl_jax.evaluation.detection import compare_detection, detect, detection_scores, draw_boxes, train_detector, truth_of
+from ssl_jax.evaluation.detection import (
+    compare_detection,
+    detect,
+    detection_scores,
+    draw_boxes,
+    train_detector,
+    truth_of,
+)
 from ssl_jax.evaluation.fcos import Fcos, fcos
 from ssl_jax.evaluation.features import embed, embed_layers, layer_names, select, teacher_of, to_float
 from ssl_jax.evaluation.few_labels import draw_labels, few_label_head, few_labels
@@ -12,23 +19,39 @@ from ssl_jax.evaluation.finetune import FineTuned, classify, fine_tune
 from ssl_jax.evaluation.knn import knn_accuracy, knn_predict
 from ssl_jax.evaluation.labels import draw_share, rows_named
 from ssl_jax.evaluation.layers import concatenate_layers, linear_probe_layers
-from ssl_jax.evaluation.linear import draw_labels, few_label_head, few_labels, fit_linear, linear_probe
+from ssl_jax.evaluation.linear import fit_linear, linear_probe
 from ssl_jax.evaluation.neighbors import nearest
 from ssl_jax.evaluation.precision import average_precision
-from ssl_jax.evaluation.presets import PRESETS, Recipe, linear_probe_preset
-from ssl_jax.evaluation.quality import alignment, effective_rank, participation_ratio, rankme, representation_quality, uniformity
+from ssl_jax.evaluation.presets import PROBES, Recipe, linear_probe_preset
+from ssl_jax.evaluation.quality import (
+    alignment,
+    effective_rank,
+    participation_ratio,
+    rankme,
+    representation_quality,
+    uniformity,
+)
 from ssl_jax.evaluation.retrieval import retrieval_scores
-from ssl_jax.evaluation.segmentation import confusion, dense_features, knn_segmentation, linear_segmentation, miou, pixel_accuracy, segmentation_scores
+from ssl_jax.evaluation.segmentation import (
+    confusion,
+    dense_features,
+    knn_segmentation,
+    linear_segmentation,
+    miou,
+    pixel_accuracy,
+    segmentation_scores,
+)
 from ssl_jax.evaluation.semi import from_scratch, semi_supervised
 from ssl_jax.evaluation.svm import linear_svm, low_shot_svm
 from ssl_jax.evaluation.transfer import transfer
-from ssl_jax.evaluation.tuning import FineTuning, PRESETS
+from ssl_jax.evaluation.tuning import FINE_TUNING, FineTuning
 
 __all__ = [
+    "FINE_TUNING",
+    "PROBES",
     "Fcos",
     "FineTuned",
     "FineTuning",
-    "PRESETS",
     "Recipe",
     "alignment",
     "average_precision",

@@ -114,7 +114,7 @@ def linear_probe_augmented(
         `augment.single(size, flip=0.5, mean=..., std=...)`.
       prepare: `uint8 [b h w c] -> float [b h w c]` of the images that are scored (`augment.prepare`), normalised as
         the views.
-      preset: a name in `PRESETS` or a `Recipe`; None for the sweep.
+      preset: a name in `PROBES` or a `Recipe`; None for the sweep.
       rates: learning rates to choose from, of the sweep.
       penalties: weight decays to choose from, of the sweep.
       held_out: share of the training set to choose on, of the sweep.

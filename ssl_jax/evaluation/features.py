@@ -68,7 +68,8 @@ def select(pooled: jax.Array, maps: dict[str, jax.Array], layer: str | None) -> 
 
 def layer_names(method: Method, state: TrainState, source: data.Source, *, prepare: Callable = to_float) -> list[str]:
     """Names of an encoder's maps, from its first to its last, and then "pooled"."""
-    image, names = jnp.asarray(next(data.epoch(source, batch_size=1))["image"]), []
+    image = jnp.asarray(next(data.epoch(source, batch_size=1))["image"])
+    names: list[str] = []
 
     def trace(params: PyTree, carry: Carry, x: jax.Array) -> None:
         names.extend(method.encode(params, carry, prepare(x))[1])  # here, since dicts come out sorted

@@ -75,7 +75,7 @@ def fine_tune(
       state: its batch statistics, as `nets.functional.encode` takes them; None for None or no statistics.
       train: labelled images.
       test: labelled images of the same classes.
-      recipe: rates, schedule, length and regularisation; see `PRESETS` for those of papers.
+      recipe: rates, schedule, length and regularisation; see `FINE_TUNING` for those of papers.
       prepare: `uint8 [b h w c] -> float [b s s c]`, what the encoder is shown in evaluation (`augment.prepare` with the
         size and the normalisation that it was pretrained with).
       views: augmentation, `(keys [b], uint8 [b h w c]) -> float [b 1 s s c]`, such as `augment.single`; None shows

@@ -47,7 +47,7 @@ class Recipe:
     init_std: float = 0.01
 
 
-PRESETS: Mapping[str, Recipe] = MappingProxyType(
+PROBES: Mapping[str, Recipe] = MappingProxyType(
     {
         # facebookresearch/moco, main_lincls.py@010242b
         "moco": Recipe(rate=30.0, batch_size=256, epochs=100, scaling="none", drops=(60, 80)),
@@ -66,16 +66,16 @@ PRESETS: Mapping[str, Recipe] = MappingProxyType(
 
 
 def recipe_of(preset: str | Recipe) -> Recipe:
-    """A recipe by its name in `PRESETS`, or the recipe itself.
+    """A recipe by its name in `PROBES`, or the recipe itself.
 
     Raises:
       UserError: there is no such preset.
     """
     if isinstance(preset, Recipe):
         return preset
-    if preset not in PRESETS:
-        raise UserError(f"Unknown preset {preset!r} of the linear probe; choose one of {', '.join(PRESETS)}.")
-    return PRESETS[preset]
+    if preset not in PROBES:
+        raise UserError(f"Unknown preset {preset!r} of the linear probe; choose one of {', '.join(PROBES)}.")
+    return PROBES[preset]
 
 
 def rate_schedule(recipe: Recipe, *, batch_size: int, steps_per_epoch: int, epochs: int) -> schedules.Schedule:
@@ -192,7 +192,7 @@ def linear_probe_preset(
       labels: their classes.
       test: test features.
       test_labels: their classes.
-      preset: a name in `PRESETS`, or a `Recipe`.
+      preset: a name in `PROBES`, or a `Recipe`.
       epochs: passes over the training set, those of the preset if None; its schedule is stretched to them.
       seed: of the initial weights and of the order.
 

@@ -14,9 +14,9 @@ from ssl_jax import data
 from ssl_jax.checks import check_positive
 from ssl_jax.core import PyTree, UserError
 from ssl_jax.evaluation.features import to_float
+from ssl_jax.evaluation.few_labels import draw_labels
 from ssl_jax.evaluation.finetune import DEFAULT, fine_tune
 from ssl_jax.evaluation.labels import count_classes, draw_share, labels_of, rows_named
-from ssl_jax.evaluation.linear import draw_labels
 from ssl_jax.evaluation.tuning import FineTuning
 from ssl_jax.train_step import Views
 
@@ -80,7 +80,7 @@ def semi_supervised(
       per_class: number of labels of each class, in place of `share` (`draw_labels`).
       names: a list of file names or a file that holds one, in place of both (`rows_named`); trials then differ in
         weights and order alone.
-      recipe: of the fine-tuning; `PRESETS` has those of papers.
+      recipe: of the fine-tuning; `FINE_TUNING` has those of papers.
       scratch: of training from scratch; None is `from_scratch(recipe)`.
       beside_scratch: False leaves training from scratch out.
       trials: number of draws.

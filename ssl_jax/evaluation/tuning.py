@@ -16,7 +16,7 @@ from ssl_jax.core import PyTree, UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FineTuning:
-    """Numbers of a fine-tuning; the defaults were chosen for a small encoder and few labels, see `PRESETS` for papers'.
+    """Numbers of a fine-tuning, by default for a small encoder and few labels; see `FINE_TUNING` for those of papers.
 
     Attributes:
       epochs: passes over the labelled images.
@@ -135,7 +135,7 @@ _SIMCLR = FineTuning(
     head="zero",
     frozen_statistics=False,
 )
-PRESETS = {
+FINE_TUNING = {
     "obow_1percent": dataclasses.replace(_OBOW, epochs=40.0),
     "obow_10percent": dataclasses.replace(_OBOW, epochs=20.0),
     "simclr_1percent": dataclasses.replace(_SIMCLR, epochs=60.0),

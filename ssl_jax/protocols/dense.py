@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
-from ssl_jax import data as sources
 from ssl_jax import augment, evaluation
+from ssl_jax import data as sources
 from ssl_jax.protocols.frame import Row, Subject, Task, row
 
 SCORES = ("AP", "AP50", "AP75", "VOC07")
@@ -30,7 +30,7 @@ def detection(
     assert subject.network is not None
     network = subject.network()
     train, test = (sources.load(data, split, channels=task.channels) for split in (train_split, test_split))
-    settings = {} if maps is None else {"maps": tuple(maps)}
+    settings: dict[str, Any] = {} if maps is None else {"maps": tuple(maps)}
     found = [
         evaluation.detection_scores(
             network.encoder,

@@ -36,11 +36,13 @@ class Subject:
       name: "this run", "random encoder" or "raw pixels".
       features: `(source) -> [n d]`, frozen features of its images in their order.
       network: makes the network behind them, or None for raw pixels.
+      untrained: whether that is as it was initialised; protocols that train networks then begin from scratch.
     """
 
     name: str
     features: Callable[[data.Source], np.ndarray]
     network: Callable[[], Network] | None = None
+    untrained: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +56,7 @@ class Task:
       prepare: `uint8 [b h w c] -> float`, as the network was trained on.
       normalize: keyword arguments `mean` and `std` of the augmentation.
       size: what the network sees, in pixels.
+      channels: of the images.
     """
 
     train: data.Source
@@ -62,6 +65,7 @@ class Task:
     prepare: Callable
     normalize: dict[str, Any]
     size: int
+    channels: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

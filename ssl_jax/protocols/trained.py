@@ -9,7 +9,7 @@ import numpy as np
 
 from ssl_jax import augment, evaluation
 from ssl_jax.core import UserError
-from ssl_jax.evaluation.tuning import PRESETS, FineTuning
+from ssl_jax.evaluation.tuning import FINE_TUNING, FineTuning
 from ssl_jax.nets import functional
 from ssl_jax.protocols.frame import Network, Row, Subject, Task, row
 from ssl_jax.protocols.frozen import plural
@@ -21,12 +21,11 @@ def augmented(
     """Linear probe on features of training images that are cropped and flipped anew in each epoch, as in the papers."""
     network = _network(subject)
 
-
     @jax.jit
     def encode(image: jax.Array) -> jax.Array:
         return functional.encode(network.encoder, network.params, network.state, image, train=False)[0]
 
-    found = evaluation.linear_probe_augmented(
+    found: dict[str, Any] = evaluation.linear_probe_augmented(
         encode,
         task.train,
         task.test,
@@ -66,7 +65,7 @@ def curve(
     trials: int = 3,
     preset: str | None = None,
 ) -> list[Row]:
-    """Fine-tuning on so many labels of each class, over several draws; more than the smallest class has are left out."""
+    """Fine-tuning on so many labels of each class, over draws; more than the smallest class has are left out."""
     smallest = int(np.bincount(np.asarray(task.train.labels)).min())
     rows = []
     for count in (count for count in labels_per_class if count <= smallest):
@@ -92,7 +91,7 @@ def finetune(
     trials: int = 1,
 ) -> list[Row]:
     """Fine-tuning on all labels; what is not set is the preset's, or for ten epochs that of a small encoder."""
-    given = {
+    given: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
         "head_rate": head_rate,
@@ -102,7 +101,7 @@ def finetune(
         "cutmix": cutmix,
         "ema": ema,
     }
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     recipe = _recipe(preset, FineTuning(epochs=10.0, batch_size=256, head_rate=1e-3, frozen_statistics=False))
     recipe = dataclasses.replace(recipe, **changes)
     network, scratch = _network(subject), subject.untrained
@@ -170,9 +169,9 @@ def _semi(subject: Subject, task: Task, preset: str | None, trials: int, **setti
 def _recipe(preset: str | None, default: FineTuning) -> FineTuning:
     if preset is None:
         return default
-    if preset not in PRESETS:
-        raise UserError(f"Unknown preset {preset!r} for fine-tuning; there is {', '.join(PRESETS)}.")
-    return PRESETS[preset]
+    if preset not in FINE_TUNING:
+        raise UserError(f"Unknown preset {preset!r} for fine-tuning; there is {', '.join(FINE_TUNING)}.")
+    return FINE_TUNING[preset]
 
 
 def _network(subject: Subject) -> Network:

@@ -11,7 +11,7 @@ from values import assert_close
 from ssl_jax import data
 from ssl_jax.checks import check_labels
 from ssl_jax.core import UserError
-from ssl_jax.evaluation import PRESETS, Recipe, concatenate_layers, linear_probe_layers, linear_probe_preset
+from ssl_jax.evaluation import PROBES, Recipe, concatenate_layers, linear_probe_layers, linear_probe_preset
 from ssl_jax.evaluation.presets import fit_recipe, rate_schedule
 
 
@@ -48,12 +48,12 @@ def by_hand(x, y, rates, *, weight, batch, nesterov=False, lars=False, seed=0):
     return w, b
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", sorted(PROBES))
 def test_a_preset_is_its_papers_optimizer_and_schedule(name):
     """In float64 by hand on few rows, the schedule as the authors' code has it, but over 10 epochs of 3 steps."""
     rng = np.random.default_rng(1)
     x, y = (0.2 * rng.normal(size=(60, 5))).astype(np.float32), rng.integers(0, 3, 60).astype(np.int32)
-    recipe = dataclasses.replace(PRESETS[name], batch_size=20)
+    recipe = dataclasses.replace(PROBES[name], batch_size=20)
     epoch, step = np.repeat(np.arange(10), 3), np.arange(30)
     cosine = lambda share: 0.5 * (1 + np.cos(np.pi * share))  # noqa: E731
     rates = {
@@ -73,7 +73,7 @@ def test_a_preset_is_its_papers_optimizer_and_schedule(name):
 
 
 def test_published_numbers():
-    assert {n: (r.rate, r.batch_size, r.epochs) for n, r in PRESETS.items()} == {
+    assert {n: (r.rate, r.batch_size, r.epochs) for n, r in PROBES.items()} == {
         "moco": (30.0, 256, 100),
         "simsiam": (0.1, 4096, 90),
         "dino": (0.001, 1024, 100),
@@ -82,7 +82,7 @@ def test_published_numbers():
         "obow": (10.0, 1024, 100),
     }
     for name, peak in (("moco", 30.0), ("simsiam", 1.6), ("dino", 0.004), ("byol", 0.8), ("simclr", 1.6), ("obow", 10)):
-        recipe = PRESETS[name]
+        recipe = PROBES[name]
         rate = rate_schedule(recipe, batch_size=recipe.batch_size, steps_per_epoch=7, epochs=recipe.epochs)
         assert float(rate(jnp.zeros((), jnp.int32))) == pytest.approx(peak)
 
@@ -95,8 +95,8 @@ def test_presets_score_near_logistic_regression(name, scale):
     found = linear_probe_preset(scale * x, y, scale * u, v, preset=name)
     assert found["accuracy"] > best - 0.02
     assert found == linear_probe_preset(scale * x, y, scale * u, v, preset=name)
-    assert (found["preset"], found["epochs"]) == (name, PRESETS[name].epochs)
-    assert found["batch_size"] == min(PRESETS[name].batch_size, len(x))
+    assert (found["preset"], found["epochs"]) == (name, PROBES[name].epochs)
+    assert found["batch_size"] == min(PROBES[name].batch_size, len(x))
 
 
 def test_unknown_presets_and_divergence_are_errors():

@@ -9,7 +9,7 @@ from values import assert_close
 
 from ssl_jax import nets, optim
 from ssl_jax.core import UserError
-from ssl_jax.evaluation import PRESETS, FineTuning, from_scratch
+from ssl_jax.evaluation import FINE_TUNING, FineTuning, from_scratch
 from ssl_jax.evaluation.tuning import depths, optimizer, rate_factors, rate_of
 from ssl_jax.nets import functional
 
@@ -114,11 +114,11 @@ def test_length_is_by_epochs_but_not_below_a_number_of_steps():
 
 def test_presets_are_the_papers():
     """OBoW: config of its semi-supervised runs, drops at 24 and 32 of 40, 12 and 16 of 20; SimCLR: appendix B.5."""
-    obow, simclr = PRESETS["obow_1percent"], PRESETS["simclr_10percent"]
+    obow, simclr = FINE_TUNING["obow_1percent"], FINE_TUNING["simclr_10percent"]
     assert (obow.trunk_rate, obow.head_rate, obow.weight_decay, obow.drop_factor) == (2e-4, 0.5, 0.0, 0.2)
     assert [at * obow.epochs for at in obow.drops] == [24, 32]
-    assert [at * PRESETS["obow_10percent"].epochs for at in obow.drops] == [12, 16]
-    assert (simclr.head_rate, simclr.epochs, PRESETS["simclr_1percent"].epochs) == (0.05 * 4096 / 256, 30, 60)
+    assert [at * FINE_TUNING["obow_10percent"].epochs for at in obow.drops] == [12, 16]
+    assert (simclr.head_rate, simclr.epochs, FINE_TUNING["simclr_1percent"].epochs) == (0.05 * 4096 / 256, 30, 60)
 
 
 def test_from_scratch_keeps_the_budget_and_drops_what_needs_pretraining():
