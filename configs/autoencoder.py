@@ -37,8 +37,10 @@ def get_config(arg: str = "") -> ConfigDict:
         c.augment_args = ConfigDict({"crop_scale": (0.6, 1.0), "flip": 0.5})
         c.method_args.update({"bottleneck": 64, "width": 16, "halvings": 2})
     if variant == "fashion_mnist":
+        # What is lost on purpose decides what is learned: intensities change, a block and a third of the pixels go.
         c.augment = "perturbed"
-        c.augment_args.drop = 0.75
+        c.augment_args.update({"jitter": (0.8, 0.8, 0.0, 0.0), "jitter_prob": 1.0, "erase_prob": 1.0, "drop": 0.3})
+        c.method_args.bottleneck = None
     if variant == "test":
         c = common.test(c)
         c.augment = "perturbed"

@@ -11,7 +11,7 @@ os.environ["XLA_FLAGS"] = FLAGS + os.environ.get("XLA_FLAGS", "")
 os.environ.setdefault("PJRT_NPROC", "64")  # see `cli.threads_for_virtual_devices`
 CACHE = pathlib.Path(os.environ.get("SSL_JAX_TEST_CACHE", pathlib.Path(__file__).parents[1] / ".cache" / "xla"))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # many small programs are shared
 
 from jaxtyping import install_import_hook  # noqa: E402
 

@@ -96,5 +96,5 @@ def test_several_layers_come_from_one_pass(source, byol):
     assert list(found) == ["stage2", "pooled", "stage1"]
     np.testing.assert_array_equal(found["pooled"], embed(method, state, source))
     np.testing.assert_array_equal(found["stage1"], embed(method, state, source, layer="stage1"))
-    with pytest.raises(UserError, match="no layer 'stage7'; it has stage1, stage2"):
+    with pytest.raises(UserError, match="no layer 'stage7'; it has pooled, stage1, stage2"):
         embed_layers(method, state, source, layers=("stage1", "stage7"))
