@@ -25,7 +25,6 @@ def get_config(arg: str = "") -> ConfigDict:
         c.schedule = "cosine"
         # A slot holds something only from the second time on that its image is seen: 4,096 images, 25 times each.
         c.train_split = "train[:4096]"
-        c.warmup_epochs = 3.0
         c.method_args.noise = None  # few enough for the exact softmax
         c.method_args.temperature = 0.1
     if variant == "test":

@@ -116,7 +116,7 @@ def test_command(capsys, tmp_path, monkeypatch, argv, said):
 
 
 AFTERWARDS = {
-    "protocol": (["evaluate", "--protocol=knnn"], "Unknown protocol 'knnn'; there is knn, linear"),
+    "protocol": (["evaluate", "--protocol=knnn"], "Unknown protocol 'knnn'; there is augmented, curve"),
     "teacher of a method without": (["evaluate", "--encoder=teacher"], "keeps no teacher"),
     "encoder": (["evaluate", "--encoder=mean"], "'student' or 'teacher', not 'mean'"),
     "step": (["evaluate", "--step=3"], "no checkpoint of step 3; there are [2, 4]"),

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # ml_collecti
 # What makes them quick, and how many rows each gives for one kind of features.
 CHEAP = {
     "knn": ({"ks": (5, 20), "metric": "l2", "votes": "uniform"}, 2),
-    "linear": ({"labels_per_class": (1, 10_000), "trials": 2, "epochs": 1, "sweep": "wide"}, 2),
+    "linear": ({"labels_per_class": (1, 10_000), "trials": 2, "epochs": 1}, 2),
     "augmented": ({"epochs": 1}, 1),
     "svm": ({"shots": (1, 2), "trials": 2, "costs": (0.1,)}, 3),
     "fewshot": ({"episodes": 20, "queries": 2}, 2),
