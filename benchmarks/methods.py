@@ -11,6 +11,7 @@ untrained, and raw pixels. Runs that are complete are not made again. `--write` 
 """
 
 import argparse
+import dataclasses
 import functools
 import importlib
 import json
@@ -89,7 +90,9 @@ def score(workdir: pathlib.Path) -> dict:
     if kept.is_file():
         return json.loads(kept.read_text())
     experiment, trained, initial = evaluate.load_run(workdir)
-    config, task = experiment.config, evaluate.task_of(experiment, seed=0)
+    config = experiment.config
+    # All training images, also for a method that sees only some of them.
+    task = dataclasses.replace(evaluate.task_of(experiment, seed=0), train=load_data(config, "train"))
     found = {
         "data": config.data,
         "encoder": config.encoder,
@@ -98,7 +101,7 @@ def score(workdir: pathlib.Path) -> dict:
     }
     for name, state in (("run", trained), ("untrained", initial)):
         found[name] = figures(evaluate.subject_of(experiment, state, name), task)
-    found["raw"] = raw_pixels(config.data, (config.train_split, config.test_split))
+    found["raw"] = raw_pixels(config.data, ("train", config.test_split))
     kept.write_text(json.dumps(found))
     return found
 
