@@ -2,15 +2,13 @@
 
 A part stands between `<!-- NAME -->` and `<!-- /NAME -->` in README.md, docs/methods/*.md, docs/claims.md and
 docs/benchmarks/methods.md. What it says is read off the methods' cards, their configs, `ssl_jax/measured.json` and
-docs/claims/*.json.
+docs/claims/*.md.
 `--check` only says which files are out of date.
 """
 
 import importlib
-import json
 import pathlib
 import re
-import statistics
 import sys
 
 from ssl_jax import catalogue
@@ -94,27 +92,9 @@ def figures_table() -> str:
 
 
 def claims() -> str:
-    """Every claim that was tried: its sentence, its figures over seeds, its verdict and its picture."""
-    parts = []
-    for path in sorted((ROOT / "docs" / "claims").glob("*.json")):
-        record = json.loads(path.read_text())
-        names = list(dict.fromkeys(name for figures in record["figures"].values() for name in figures))
-        lines = [f"## {record['claim']}", "", f"**{record['verdict'][0].upper()}{record['verdict'][1:]}.**", ""]
-        lines += [f"| {len(record['seeds'])} seeds | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
-        for setting, figures in record["figures"].items():
-            cells = [spread(figures[name]) if name in figures else "" for name in names]
-            lines.append(f"| {setting} | {' | '.join(cells)} |")
-        lines += ["", f"Command: `python -m benchmarks.claims {path.stem} --write`."]
-        if path.with_suffix(".svg").is_file():
-            lines += ["", f"![{record['claim']}](claims/{path.stem}.svg)"]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) or "None was tried yet."
-
-
-def spread(values: list[float]) -> str:
-    """Mean and deviation over seeds."""
-    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{deviation}"
+    """Every claim that was tried, as its script wrote it."""
+    found = sorted((ROOT / "docs" / "claims").glob("*.md"))
+    return "\n".join(path.read_text() for path in found).rstrip() or "None was tried yet."
 
 
 def recipe(name: str) -> str:

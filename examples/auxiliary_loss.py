@@ -6,7 +6,11 @@ carry that comes back, call `method.update` after the optimizer.
 
     python examples/auxiliary_loss.py                     # SimCLR beside the labels on scikit-learn's digits, seconds
     python examples/auxiliary_loss.py --method=rotation   # or any other that has the small recipes test, fashion_mnist
-    python examples/auxiliary_loss.py --data=fashion_mnist --seeds=3
+    python examples/auxiliary_loss.py --data=fashion_mnist --weight=0.3 --steps=200 --seeds=3
+
+The last command took four minutes on two CPU cores and gave 67.5 % with the term and 66.4 % without (differences by
+seed: 1.9, -0.1, 1.5 points). On the digits, whose network is tiny, there is no gain: 91.9 against 91.6 % with
+`--weight=0.1 --steps=300 --seeds=3`, and a loss with larger weights. Weight and length are yours to tune.
 """
 
 import argparse
@@ -23,9 +27,9 @@ from ssl_jax.nets import functional
 parser = argparse.ArgumentParser(description="Accuracy at few labels with and without a self-supervised term.")
 parser.add_argument("--method", default="simclr", choices=methods.__all__)
 parser.add_argument("--data", default="digits", choices=("digits", "fashion_mnist"))
-parser.add_argument("--weight", type=float, default=1.0, help="of the additional term")
+parser.add_argument("--weight", type=float, default=0.1, help="of the additional term")
 parser.add_argument("--per_class", type=int, default=10, help="labels of each class")
-parser.add_argument("--steps", type=int, default=100)
+parser.add_argument("--steps", type=int, default=300)
 parser.add_argument("--seeds", type=int, default=1)
 args = parser.parse_args()
 

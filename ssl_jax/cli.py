@@ -246,19 +246,19 @@ def _evaluate(argv: Sequence[str]) -> None:
     flags.DEFINE_bool("report", True, "Write report.html at the end.", flag_values=values)
     _parse(values, argv, "evaluate")
     from ssl_jax import gallery, results
-    from ssl_jax.evaluate import arguments_of, describe_protocols, evaluate
-    from ssl_jax.protocols import PROTOCOLS
+    from ssl_jax.evaluate import evaluate
+    from ssl_jax.protocols import PROTOCOLS, describe
 
     flag = functools.partial(_flag, values)
     if flag("protocol") == ["help"]:
-        print(describe_protocols())
+        print(describe())
         return
     _required(values, "workdir")
     options = protocol_options(flag("set"), flag("protocol"))
     common = {"ks": flag("k") and _ints("k", flag("k")), "trials": flag("trials")}
     common["labels_per_class"] = flag("labels") and _ints("labels", flag("labels"))
     for name in flag("protocol"):
-        known = arguments_of(PROTOCOLS[name].run) if name in PROTOCOLS else []
+        known = PROTOCOLS[name].options if name in PROTOCOLS else {}
         given = {argument: value for argument, value in common.items() if value is not None and argument in known}
         options[name] = {**given, **options.get(name, {})}
     record = evaluate(

@@ -1,7 +1,6 @@
 """Evaluation of a run in a workdir by any protocols, beside raw pixels and the untrained encoder."""
 
 import functools
-import inspect
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,6 @@ from ssl_jax.experiment import (
     Experiment,
     build,
     build_encoder,
-    call,
     image_shape,
     load_data,
     lookup,
@@ -176,18 +174,15 @@ def evaluate(
       UserError: no such run, step, encoder, layer, protocol or option, or no labels for a protocol that needs them.
     """
     chosen = {name: lookup(PROTOCOLS, name, "protocol") for name in protocols}
-    given = {name: dict((options or {}).get(name, {})) for name in chosen}
-    for name, protocol in chosen.items():
-        for argument in given[name]:
-            lookup(dict.fromkeys(arguments_of(protocol.run)), argument, f"option of the protocol {name}")
+    given = {name: protocol.checked(name, (options or {}).get(name, {})) for name, protocol in chosen.items()}
     directory = pathlib.Path(directory)
     experiment, trained, initial = load_run(directory, step=step)
     task = task_of(experiment, seed=seed)
     unlabelled = [name for name, protocol in chosen.items() if protocol.labels]
     if unlabelled and (task.train.labels is None or task.test.labels is None):
         raise UserError(
-            f"{experiment.config.data} has no labels, which {' and '.join(unlabelled)} need; for folders one "
-            "sub-directory per class gives labels, and the protocol quality does without."
+            f"{experiment.config.data} has no labels, without which there is no {' and no '.join(unlabelled)}; "
+            "for folders one sub-directory per class gives labels, and the protocol quality needs none."
         )
     if "all" in layers:
         layers = layer_names(experiment.method, trained, task.train, prepare=experiment.prepare)
@@ -206,28 +201,13 @@ def evaluate(
             for protocol, what in chosen.items():
                 if what.network and name == "raw pixels":
                     continue
-                key = record.key(name, protocol, given[protocol], layer)
+                key = record.key(name, protocol, given[protocol], None if what.network else layer or POOLED)
                 if not record.has(key):
                     subject = subject or make()
-                    record.add(key, call(what.run, f"protocol {protocol}", subject, task, **given[protocol]))
+                    record.add(key, what.run(subject, task, **given[protocol]))
             spent = "kept" if subject is None else f"{time.perf_counter() - began:.0f} s"
             announce(f"{name}{'' if len(layers) == 1 else f', {layer or POOLED}'}: {spent}")
     return record.write()
-
-
-def arguments_of(run: Callable) -> list[str]:
-    """Names of a protocol's options: its arguments after subject and task."""
-    return list(inspect.signature(run).parameters)[2:]
-
-
-def describe_protocols() -> str:
-    """Every protocol in a line, and its options with their defaults."""
-    lines = []
-    for name, protocol in PROTOCOLS.items():
-        lines.append(f"{name}: {(inspect.getdoc(protocol.run) or '').splitlines()[0]}")
-        parameters = list(inspect.signature(protocol.run).parameters.values())[2:]
-        lines.append("    " + ", ".join(f"{p.name}={p.default!r}" for p in parameters))
-    return "\n".join(lines)
 
 
 def embed_data(

@@ -1,6 +1,5 @@
 """The report of a run in a workdir: gathers views, neighbours and a map of the embedding, and writes the page."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ssl_jax import data, report, workdir
+from ssl_jax import data, report, results, workdir
 from ssl_jax.core import PyTree, TrainState, UserError
 from ssl_jax.evaluate import load_run
 from ssl_jax.experiment import Experiment, load_data, normalization
@@ -111,8 +110,8 @@ def write_report(directory: str | pathlib.Path, *, encoder: str = "student", ste
         test = load_data(experiment.config, experiment.config.test_split)
     except UserError:  # no such split: training images show the embedding as well
         test = experiment.source
-    path = directory / "evaluation.json"
-    evaluation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    record = results.read(directory)
+    evaluation = None if record is None else {**record, "results": results.current(record)}
     return report.write(
         directory,
         title=f"{experiment.config.method} on {experiment.config.data}",

@@ -42,8 +42,11 @@ class Record:
             self.results = before["results"]
 
     def key(self, features: str, protocol: str, options: Mapping[str, Any], layer: str | None) -> dict[str, Any]:
-        """What tells rows apart; raw pixels are the same whatever the step, network or layer."""
-        own = {} if features == "raw pixels" else {**self.of, "layer": layer or POOLED}
+        """What tells rows apart; raw pixels are the same whatever the step, network or layer.
+
+        `layer` is None for what is of the network as a whole.
+        """
+        own = {} if features == "raw pixels" else self.of | ({} if layer is None else {"layer": layer})
         return {"features": features, "protocol": protocol, "seed": self.of["seed"], "options": plain(options), **own}
 
     def has(self, key: Mapping[str, Any]) -> bool:
@@ -86,16 +89,20 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and "results" in record else None
 
 
+def current(record: Mapping[str, Any]) -> list[Row]:
+    """The rows of the step, network and seed that were evaluated last."""
+    same = {name: record[name] for name in ("step", "encoder", "seed")}
+    return [result for result in record["results"] if all(result["of"].get(n, v) == v for n, v in same.items())]
+
+
 def asked(record: Mapping[str, Any]) -> list[Row]:
-    """The rows that the latest call asked for: its step, network, seed, layers and protocols."""
-    chosen = []
-    for result in record["results"]:
-        of = result["of"]
-        same = all(of.get(name, record[name]) == record[name] for name in ("step", "encoder", "seed"))
-        layer = of.get("layer")
-        if same and of["protocol"] in record["protocols"] and (layer is None or layer in record["layers"]):
-            chosen.append(result)
-    return chosen
+    """Of the current rows those that the latest call asked for: of its protocols and layers."""
+    layers = [None, *record["layers"]]
+    return [
+        result
+        for result in current(record)
+        if result["of"]["protocol"] in record["protocols"] and result["of"].get("layer") in layers
+    ]
 
 
 def name_of(result: Row, layers: Sequence[str]) -> str:

@@ -3,11 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ssl_jax import cli, protocols, results
 from ssl_jax.core import UserError
-from ssl_jax.evaluate import describe_protocols, evaluate
+from ssl_jax.evaluate import evaluate
 from ssl_jax.experiment import Experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections, on reading a config
@@ -97,6 +99,33 @@ def test_every_layer(workdir):
     assert len(set(raw)) == 1
 
 
+def test_what_is_of_the_network_is_done_once_whatever_the_layers(workdir, monkeypatch):
+    seen = []
+
+    def count(subject, task, *, steps=3):
+        """Count."""
+        seen.append(subject.name)
+        return [protocols.row("count", [0.5], steps=steps)]
+
+    monkeypatch.setitem(protocols.PROTOCOLS, "count", protocols.Protocol(run=count, network=True))
+    record = evaluate(workdir, protocols=["count"], layers=["stage1", "stage2"])
+    assert seen == ["this run", "random encoder"]
+    assert results.table(record).splitlines()[1].split() == ["count", "50.00", "50.00"]
+
+
+def test_quality_needs_no_labels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), np.uint8)
+    for i, image in enumerate(pixels):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
+    flags = ["--config.steps=2", "--config.batch_size=16", f"--config.data=folder:{tmp_path / 'photos'}", "--noreport"]
+    assert cli.main(["pretrain", "--config=quickstart:test", f"--workdir={tmp_path / 'run'}", *flags]) == 0
+    record = evaluate(tmp_path / "run", protocols=["quality"])
+    assert len(record["results"]) == 15
+    with pytest.raises(UserError, match="has no labels, without which there is no knn; for folders"):
+        evaluate(tmp_path / "run", protocols=["knn", "quality"])
+
+
 def test_the_table_shows_what_was_asked_for(workdir):
     evaluate(workdir, protocols=["knn"])
     record = evaluate(workdir, protocols=["linear"], options=CHEAP)
@@ -114,19 +143,21 @@ def test_options_of_the_command_line(workdir, capsys):
     capsys.readouterr()
     for wrong, said in {
         "--set=knn.temprature=1": "Did you mean 'temperature'?",
+        "--set=knn.temperature=high": "something like 0.07, not 'high'",
+        "--set=knn.ks=5,some": "something like (20,), not",
         "--set=linear.trials=1": "one of the protocols asked for (knn)",
         "--set=knn.temperature": "NAME.OPTION=VALUE",
     }.items():
         assert cli.main(["evaluate", f"--workdir={workdir}", "--protocol=knn", wrong]) == 1
         assert said in capsys.readouterr().err
     assert cli.main(["evaluate", "--protocol=help"]) == 0
-    assert capsys.readouterr().out == describe_protocols() + "\n"
+    assert capsys.readouterr().out == protocols.describe() + "\n"
 
 
 @pytest.mark.parametrize("name", protocols.PROTOCOLS)
 def test_every_protocol_describes_itself(name):
-    assert f"{name}: " in describe_protocols()
-    assert "=" in describe_protocols().split(f"{name}: ")[1].splitlines()[1]
+    assert f"{name}: " in protocols.describe()
+    assert "=" in protocols.describe().split(f"{name}: ")[1].splitlines()[1]
 
 
 def test_unknown_protocol(workdir):

@@ -1,12 +1,11 @@
 """Try a claim: `python -m benchmarks.claims NAME [--seeds=0,1,2] [--test] [--root=runs/claims] [--write]`.
 
 Without a name it lists the claims. Runs that are complete are not made again. `--test` is a trial of the script in a
-minute, whose figures mean nothing. `--write` keeps figures and picture in docs/claims, from where
-`python docs/generate.py` fills docs/claims.md.
+minute, whose figures mean nothing. `--write` keeps page and picture in docs/claims, which
+`python docs/generate.py` joins to docs/claims.md.
 """
 
 import argparse
-import json
 import pathlib
 
 from benchmarks.claims import collapse, picture
@@ -24,13 +23,15 @@ def sentence(name: str) -> str:
     return (CLAIMS[name].__doc__ or "").splitlines()[0]
 
 
-def table(finding: Finding) -> str:
-    """All figures as Markdown: a row per setting."""
+def page(name: str, finding: Finding, seeds: int) -> str:
+    """What came of a claim as Markdown: its sentence, the verdict, every figure, the command, the picture."""
     names = list(dict.fromkeys(name for figures in finding.figures.values() for name in figures))
-    lines = [f"| | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    lines = [f"## {sentence(name)}", "", f"**{finding.verdict[0].upper()}{finding.verdict[1:]}.**", ""]
+    lines += [f"| {seeds} seeds | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for setting, figures in finding.figures.items():
         lines.append(f"| {setting} | {' | '.join(spread(figures[n], 3) if n in figures else '' for n in names)} |")
-    return "\n".join(lines)
+    lines += ["", f"Command: `python -m benchmarks.claims {name} --write`."]
+    return "\n".join(lines + (["", f"![{sentence(name)}](claims/{name}.svg)"] if finding.curves else [])) + "\n"
 
 
 def main() -> None:
@@ -47,11 +48,11 @@ def main() -> None:
     seeds = tuple(int(seed) for seed in args.seeds.split(","))
     root = args.root / ("test" if args.test else "")
     finding = CLAIMS[args.name](Budget(seeds=seeds, root=root / args.name, test=args.test))
-    print(f"{sentence(args.name)}\n\n{table(finding)}\n\n{finding.verdict}")
+    text = page(args.name, finding, len(seeds))
+    print(text)
     if args.write:
         OUT.mkdir(exist_ok=True)
-        record = {"claim": sentence(args.name), "seeds": seeds, "verdict": finding.verdict, "figures": finding.figures}
-        (OUT / f"{args.name}.json").write_text(json.dumps(record, indent=1) + "\n")
+        (OUT / f"{args.name}.md").write_text(text)
         if finding.curves:
             picture.draw(finding, OUT / f"{args.name}.svg")
 

@@ -19,9 +19,9 @@ class Budget:
     root: pathlib.Path
     test: bool = False
 
-    def config(self, name: str, variant: str = "fashion_mnist") -> str:
+    def config(self, name: str) -> str:
         """The form of a config that fits the budget."""
-        return f"{name}:{'test' if self.test else variant}"
+        return f"{name}:{'test' if self.test else 'fashion_mnist'}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,15 +46,6 @@ def pretrain(budget: Budget, config: str, name: str, seed: int, fields: Mapping[
     command = ["pretrain", f"--config={config}", f"--config.seed={seed}", f"--workdir={workdir}", "--noreport", *flags]
     subprocess.run([sys.executable, "-m", "ssl_jax", *command], check=True)
     return workdir
-
-
-def evaluate(workdir: pathlib.Path, *flags: str) -> dict[tuple[str, str], float]:
-    """Evaluate a run; its figures by (features, protocol)."""
-    subprocess.run(
-        [sys.executable, "-m", "ssl_jax", "evaluate", f"--workdir={workdir}", "--noreport", *flags], check=True
-    )
-    record = json.loads((workdir / "evaluation.json").read_text())
-    return {(row["features"], row["protocol"]): row["value"] for row in record["results"]}
 
 
 def logged(workdirs: Sequence[pathlib.Path], name: str) -> tuple[list[float], list[list[float]]]:

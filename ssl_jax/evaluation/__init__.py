@@ -1,7 +1,7 @@
 """Evaluation: of frozen features, as functions of arrays, and by training an encoder further; none knows a method."""
 
 from ssl_jax.evaluation.augmented import linear_probe_augmented
-from ssl_jax.evaluation.average_precision import coco_ap, voc_ap
+from ssl_jax.evaluation.box_scores import coco_ap, voc_ap
 from ssl_jax.evaluation.curve import label_curve, labels_for, labels_saved
 from ssl_jax.evaluation.detection import (
     compare_detection,
@@ -18,7 +18,6 @@ from ssl_jax.evaluation.fewshot import few_shot_accuracy
 from ssl_jax.evaluation.finetune import FineTuned, classify, fine_tune
 from ssl_jax.evaluation.knn import knn_accuracy, knn_predict
 from ssl_jax.evaluation.labels import draw_share, rows_named
-from ssl_jax.evaluation.layers import concatenate_layers, linear_probe_layers
 from ssl_jax.evaluation.linear import fit_linear, linear_probe
 from ssl_jax.evaluation.neighbors import nearest
 from ssl_jax.evaluation.precision import average_precision
@@ -58,7 +57,6 @@ __all__ = [
     "classify",
     "coco_ap",
     "compare_detection",
-    "concatenate_layers",
     "confusion",
     "dense_features",
     "detect",
@@ -85,7 +83,6 @@ __all__ = [
     "layer_names",
     "linear_probe",
     "linear_probe_augmented",
-    "linear_probe_layers",
     "linear_probe_preset",
     "linear_segmentation",
     "linear_svm",

@@ -18,9 +18,10 @@ from jaxtyping import Float, Int, UInt8
 from ssl_jax import data, optim, schedules
 from ssl_jax.checks import check_positive
 from ssl_jax.core import PyTree, TrainState, UserError
-from ssl_jax.evaluation.average_precision import coco_ap, voc_ap
+from ssl_jax.evaluation.box_scores import coco_ap, voc_ap
 from ssl_jax.evaluation.fcos import Fcos, fcos
-from ssl_jax.sharding import by_example, check_divisible, data_mesh, put, replicated
+from ssl_jax.evaluation.pretrained import with_part
+from ssl_jax.sharding import by_example, check_divisible, data_mesh, put
 from ssl_jax.train_step import init_state, make_train_step
 
 KEYS = ("image", "id", "boxes", "box_labels", "box_ignore")  # of a batch, what the training step is given
@@ -155,7 +156,7 @@ def train_detector(
     example = _for_step(next(data.epoch(source, batch_size=1)))
     current = init_state(detector.method, tx, example, seed=seed, mesh=mesh)
     if params is not None:
-        current = with_trunk(current, params, {} if state is None else state, mesh)
+        current = with_part(current, "encoder", params, state or {})
     step, losses = make_train_step(detector.method, tx, mesh=mesh), []
     try:
         for _ in range(steps):
@@ -168,30 +169,6 @@ def train_detector(
         first = int(np.argmin(np.isfinite(history)))
         raise UserError(f"The detector's loss is {history[first]} at step {first}; lower its learning rate.")
     return current, history
-
-
-def with_trunk(state: TrainState, params: PyTree, model_state: PyTree, mesh: Mesh) -> TrainState:
-    """The state with the encoder's parameters and batch statistics in place of its own; they are copied.
-
-    Raises:
-      UserError: their names or shapes are not those of the state.
-    """
-    own = {"params": state.params["encoder"], "state": state.carry.model_state["encoder"]}
-    given = {"params": params, "state": model_state}
-    shapes = [
-        {jax.tree_util.keystr(path): np.shape(x) for path, x in jax.tree.leaves_with_path(tree)}
-        for tree in (own, given)
-    ]
-    if shapes[0] != shapes[1]:
-        odd = next(name for name in (*shapes[0], *shapes[1]) if shapes[0].get(name) != shapes[1].get(name))
-        raise UserError(
-            f"The trunk's parameters are not those of this encoder on these images: {odd} is {shapes[1].get(odd)} and "
-            f"should be {shapes[0].get(odd)} (None: not there). The images' channels must be those of pretraining."
-        )
-    # The training step donates its state, and the trunk given must survive that.
-    copied = jax.device_put(jax.tree.map(np.asarray, given), replicated(mesh))
-    carry = state.carry.replace(model_state={**state.carry.model_state, "encoder": copied["state"]})
-    return state.replace(params={**state.params, "encoder": copied["params"]}, carry=carry)
 
 
 @functools.lru_cache(maxsize=8)

@@ -14,13 +14,13 @@ from jaxtyping import Int
 
 from ssl_jax import data, memory, methods
 from ssl_jax.checks import check_features
-from ssl_jax.core import Carry, Method, PyTree, TrainState, UserError
+from ssl_jax.core import Carry, Method, PyTree
 from ssl_jax.evaluation.features import embed, to_float
 from ssl_jax.evaluation.labels import count_classes, labels_of
 from ssl_jax.evaluation.linear import fit_linear, moments
+from ssl_jax.evaluation.pretrained import with_part
 from ssl_jax.evaluation.tuning import FineTuning, optimizer
 from ssl_jax.methods.supervised import classify_with
-from ssl_jax.nets import functional
 from ssl_jax.sharding import by_example, data_mesh, put
 from ssl_jax.train_step import Step, Views, make_train_step
 from ssl_jax.training import fit, initial_state
@@ -98,14 +98,13 @@ def fine_tune(
     source = _filled(train, batch_size)
     start = initial_state(method, source, tx=tx, views=views, seed=seed, mesh=mesh)
     if params is not None:
-        check_fits(encoder, params, state, jax.eval_shape(prepare, train[np.arange(1)]["image"]))
-        start = _with_part(start, "encoder", params, state or {})
+        start = with_part(start, "encoder", params, state or {})
     if recipe.head == "probe":
         rows = np.linspace(0, len(train) - 1, min(len(train), PROBED)).astype(int)
         features = embed(method, start, data.Subset(train, rows), prepare=prepare, mesh=mesh)
-        start = _with_part(start, "classifier", {"dense0": _probe(features, labels_of(train)[rows], classes)})
+        start = with_part(start, "classifier", {"dense0": _probe(features, labels_of(train)[rows], classes)})
     elif recipe.head == "zero":
-        start = _with_part(start, "classifier", jax.tree.map(np.zeros_like, start.params["classifier"]))
+        start = with_part(start, "classifier", jax.tree.map(np.zeros_like, start.params["classifier"]))
     end = fit(
         method,
         source,
@@ -151,31 +150,6 @@ def classify(
     batches = data.epoch(source, batch_size=batch_size)
     rows = [np.asarray(found(params, model_state, put(b["image"], mesh)))[b["valid"]] for b in batches]
     return np.concatenate(rows)
-
-
-def check_fits(
-    encoder: nn.Module, params: PyTree, state: PyTree | None, image: jax.ShapeDtypeStruct | jax.Array
-) -> None:
-    """Raise a `UserError` that names the first array that is missing, too many or of another shape.
-
-    Args:
-      encoder: the module.
-      params: what is to be its parameters.
-      state: what is to be its batch statistics; None for none.
-      image: what it is shown, of which the shape `[b h w c]` matters.
-    """
-    variables = jax.eval_shape(lambda x: functional.init(encoder, jax.random.key(0), x), image)
-    for what, given, expected in zip(("parameters", "batch statistics"), (params, state or {}), variables, strict=True):
-        ours, theirs = (
-            {jax.tree_util.keystr(path, simple=True, separator="/"): list(jnp.shape(x)) for path, x in leaves}
-            for leaves in map(jax.tree.leaves_with_path, (given, expected))
-        )
-        for name in sorted(ours | theirs):
-            if ours.get(name) != theirs.get(name):
-                raise UserError(
-                    f"The {what} are of another encoder or image size: {name} is {ours.get(name, 'missing')}, where "
-                    f"the encoder has {theirs.get(name, 'no such array')}."
-                )
 
 
 def with_average(method: Method, momentum: float) -> Method:
@@ -249,23 +223,3 @@ def _probe(features: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, 
     fitted, _ = fit_linear(x, labels, [(0.1, 0.1)], classes=classes, epochs=100, batch_size=len(x))
     kernel = np.asarray(fitted["weight"][0]) * scale[:, None]
     return {"kernel": kernel, "bias": np.asarray(fitted["bias"][0]) - mean @ kernel}
-
-
-def _with_part(start: TrainState, name: str, params: PyTree, state: PyTree | None = None) -> TrainState:
-    """The initial state with a part's variables in place of random ones: copies, since a step donates its own."""
-
-    def put_in(tree: PyTree, new: PyTree | None) -> PyTree:
-        if new is None:
-            return tree
-        copy = jax.tree.map(lambda x, old: jax.device_put(np.array(x, old.dtype), old.sharding), new, tree[name])
-        return {**tree, name: copy}
-
-    carry = start.carry.replace(model_state=put_in(start.carry.model_state, state))
-    if carry.teacher is not None:
-        average = carry.teacher
-        average = {
-            "params": put_in(average["params"], params),
-            "model_state": put_in(average["model_state"], state),
-        }
-        carry = carry.replace(teacher=average)
-    return start.replace(params=put_in(start.params, params), carry=carry)

@@ -46,8 +46,17 @@ def average_precision(
     hits, precision = precision_recall(scores, targets)
     if method == "step":
         return float(np.sum(np.diff(hits, prepend=0) * precision) / hits[-1])
+    recall = hits / hits[-1]
+    return area_under(recall, precision) if method == "area" else eleven_points(recall, precision)
+
+
+def eleven_points(recall: Float[np.ndarray, " r"], precision: Float[np.ndarray, " r"]) -> float:
+    """Mean over the recalls 0, 0.1, ..., 1 of the best precision at this recall or a higher one (VOC 2007)."""
+    reached = [precision[recall >= level - 1e-9] for level in np.linspace(0, 1, 11)]
+    return float(np.mean([found.max() if len(found) else 0.0 for found in reached]))
+
+
+def area_under(recall: Float[np.ndarray, " r"], precision: Float[np.ndarray, " r"]) -> float:
+    """Area under the best precision at a recall or a higher one (VOC from 2010 on)."""
     best = np.maximum.accumulate(precision[::-1])[::-1]
-    if method == "area":
-        return float(np.sum(np.diff(hits, prepend=0) * best) / hits[-1])
-    reached = [best[10 * hits >= tenths * hits[-1]][0] for tenths in range(11)]
-    return float(np.mean(reached))
+    return float(np.sum(np.diff(recall, prepend=0.0) * best))

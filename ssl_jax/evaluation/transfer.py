@@ -12,9 +12,10 @@ from ssl_jax import data
 from ssl_jax.core import Carry, Method, PyTree, TrainState, UserError
 from ssl_jax.data.lazy import LazySource
 from ssl_jax.evaluation.features import embed, to_float
-from ssl_jax.evaluation.finetune import DEFAULT, check_fits, fine_tune
+from ssl_jax.evaluation.finetune import DEFAULT, fine_tune
 from ssl_jax.evaluation.labels import count_classes, labels_of
 from ssl_jax.evaluation.linear import linear_probe
+from ssl_jax.evaluation.pretrained import check_fits
 from ssl_jax.evaluation.tuning import FineTuning
 from ssl_jax.methods import supervised
 from ssl_jax.sharding import data_mesh

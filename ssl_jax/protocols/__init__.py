@@ -19,4 +19,14 @@ PROTOCOLS = {
     "segmentation": Protocol(run=dense.segmentation, labels=False, network=True),
 }
 
-__all__ = ["PROTOCOLS", "Network", "Protocol", "Row", "Subject", "Task", "row"]
+
+def describe() -> str:
+    """Every protocol in a line, and its options with their defaults in another."""
+    lines = []
+    for name, protocol in PROTOCOLS.items():
+        options = ", ".join(f"{option}={default!r}" for option, default in protocol.options.items())
+        lines += [f"{name}: {protocol.idea}", f"    {options}"]
+    return "\n".join(lines)
+
+
+__all__ = ["PROTOCOLS", "Network", "Protocol", "Row", "Subject", "Task", "describe", "row"]

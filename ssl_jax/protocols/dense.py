@@ -8,7 +8,7 @@ import jax
 
 from ssl_jax import augment, evaluation
 from ssl_jax import data as sources
-from ssl_jax.protocols.frame import Row, Subject, Task, row
+from ssl_jax.protocols.frame import Row, Subject, Task, network_of, row, start_of
 
 SCORES = ("AP", "AP50", "AP75", "VOC07")
 
@@ -23,19 +23,15 @@ def detection(
     steps: int = 500,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
-    maps: Sequence[str] | None = None,
+    maps: Sequence[str] = (),
     trials: int = 1,
 ) -> list[Row]:
     """A detector on the network, trained and scored on images with boxes; beside it the same from scratch."""
-    assert subject.network is not None
-    network = subject.network()
     train, test = (sources.load(data, split, channels=task.channels) for split in (train_split, test_split))
-    settings: dict[str, Any] = {} if maps is None else {"maps": tuple(maps)}
+    settings: dict[str, Any] = {"maps": tuple(maps)} if maps else {}
     found = [
         evaluation.detection_scores(
-            network.encoder,
-            None if subject.untrained else network.params,
-            None if subject.untrained else network.state,
+            *start_of(subject),
             train,
             test,
             steps=steps,
@@ -60,8 +56,7 @@ def segmentation(
     layer: str | None = None,
 ) -> list[Row]:
     """Linear and k-NN segmentation on a frozen feature map, the last unless `layer` names another."""
-    assert subject.network is not None
-    network = subject.network()
+    network = network_of(subject)
     train, test = (sources.load(data, split, channels=task.channels) for split in (train_split, test_split))
     found = evaluation.segmentation_scores(
         network.encoder,

@@ -1,14 +1,16 @@
 """What an evaluation protocol is given, and what it gives back."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import numpy as np
 
 from ssl_jax import data
-from ssl_jax.core import PyTree
+from ssl_jax.core import PyTree, UserError
 
 Row = dict[str, Any]
 
@@ -75,12 +77,63 @@ class Protocol:
     Attributes:
       run: `(subject, task, **options) -> rows`.
       labels: whether it needs them.
-      network: whether it needs the network, so that raw pixels are left out.
+      network: whether it works on the network itself, so that raw pixels are left out and layers make no difference.
     """
 
     run: Callable[..., list[Row]]
     labels: bool = True
     network: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Its options with their defaults: the arguments after subject and task."""
+        return {p.name: p.default for p in list(inspect.signature(self.run).parameters.values())[2:]}
+
+    @property
+    def idea(self) -> str:
+        """What it does, in a line."""
+        return (inspect.getdoc(self.run) or "").splitlines()[0]
+
+    def checked(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Options as they are run with; one number or word stands for several where several are taken.
+
+        Raises:
+          UserError: there is no such option, or it is of another type than its default.
+        """
+        known, checked = self.options, {}
+        for option, value in given.items():
+            if option not in known:
+                near = difflib.get_close_matches(option, known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise UserError(f"The protocol {name} has no option {option!r}; it has {', '.join(known)}.{hint}")
+            default = known[option]
+            if isinstance(default, tuple) and not isinstance(value, (tuple, list)):
+                value = (value,)
+            if not _alike(value, default):
+                raise UserError(f"The option {option} of {name} is something like {default!r}, not {value!r}.")
+            checked[option] = value
+        return checked
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Whether a value is of its default's type; of None, which says nothing of the type, any will do."""
+    if isinstance(default, tuple):
+        return all(_alike(item, default[0]) for item in value) if default else True
+    if isinstance(default, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return default is None or type(value) is type(default)
+
+
+def network_of(subject: Subject) -> Network:
+    """The network of a subject that has one."""
+    assert subject.network is not None
+    return subject.network()
+
+
+def start_of(subject: Subject) -> tuple[nn.Module, PyTree | None, PyTree | None]:
+    """Encoder, parameters and batch statistics that training begins from; None for those of an untrained one."""
+    network = network_of(subject)
+    return (network.encoder, None, None) if subject.untrained else (network.encoder, network.params, network.state)
 
 
 def row(name: str, values: Sequence[float], *, metric: str = "accuracy", share: bool = True, **setting: Any) -> Row:

@@ -1,6 +1,7 @@
 """Protocols that train the network further with labels; the untrained one is trained from scratch on the same."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,11 @@ import jax
 import numpy as np
 
 from ssl_jax import augment, evaluation
+from ssl_jax import data as sources
 from ssl_jax.core import UserError
 from ssl_jax.evaluation.tuning import FINE_TUNING, FineTuning
 from ssl_jax.nets import functional
-from ssl_jax.protocols.frame import Network, Row, Subject, Task, row
+from ssl_jax.protocols.frame import Row, Subject, Task, network_of, row, start_of
 from ssl_jax.protocols.frozen import plural
 
 
@@ -19,7 +21,7 @@ def augmented(
     subject: Subject, task: Task, *, preset: str | None = None, epochs: int = 20, crop: float = 0.2, flip: float = 0.5
 ) -> list[Row]:
     """Linear probe on features of training images that are cropped and flipped anew in each epoch, as in the papers."""
-    network = _network(subject)
+    network = network_of(subject)
 
     @jax.jit
     def encode(image: jax.Array) -> jax.Array:
@@ -104,15 +106,12 @@ def finetune(
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     recipe = _recipe(preset, FineTuning(epochs=10.0, batch_size=256, head_rate=1e-3, frozen_statistics=False))
     recipe = dataclasses.replace(recipe, **changes)
-    network, scratch = _network(subject), subject.untrained
     found = [
         evaluation.fine_tune(
-            network.encoder,
-            None if scratch else network.params,
-            None if scratch else network.state,
+            *start_of(subject),
             task.train,
             task.test,
-            recipe=evaluation.from_scratch(recipe) if scratch else recipe,
+            recipe=evaluation.from_scratch(recipe) if subject.untrained else recipe,
             prepare=task.prepare,
             seed=task.seed + trial,
         )
@@ -124,39 +123,44 @@ def finetune(
 
 
 def transfer(
-    subject: Subject, task: Task, *, data: str | Sequence[str] = ("digits",), protocols: Sequence[str] = ("linear",)
+    subject: Subject, task: Task, *, data: Sequence[str] = ("digits",), protocols: Sequence[str] = ("linear",)
 ) -> list[Row]:
     """The same network on other data sets: linear probe on its features, or fine-tuning."""
-    network = _network(subject)
+    network = network_of(subject)
+    load = functools.partial(sources.load, image_size=task.size, channels=task.channels)
+    pairs = {name: (load(name, "train"), load(name, "test")) for name in data}  # all, before one is computed
+    for name, pair in pairs.items():
+        if any(source.labels is None for source in pair):
+            raise UserError(f"{name} has no labels, so nothing can be transferred to it.")
     rows = []
-    for found in evaluation.transfer(
-        network.encoder,
-        network.params,
-        network.state,
-        [data] if isinstance(data, str) else data,
-        size=task.size,
-        channels=task.channels,
-        protocols=[protocols] if isinstance(protocols, str) else protocols,
-        prepare=task.prepare,
-        seed=task.seed,
+    for name, found in zip(
+        pairs,
+        evaluation.transfer(
+            network.encoder,
+            network.params,
+            network.state,
+            list(pairs.values()),
+            size=task.size,
+            channels=task.channels,
+            protocols=protocols,
+            prepare=task.prepare,
+            seed=task.seed,
+        ),
+        strict=True,
     ):
         if "error" in found:
-            raise UserError(f"Transfer to {found['data']}: {found['error']}")
-        for protocol in ("linear", "finetune"):
-            if protocol in found:
-                rows.append(row(f"transfer to {found['data']}, {protocol}", [found[protocol]["accuracy"]]))
+            raise UserError(f"Transfer to {name}: {found['error']}")
+        rows += [row(f"transfer to {name}, {protocol}", [found[protocol]["accuracy"]]) for protocol in protocols]
     return rows
 
 
 def _semi(subject: Subject, task: Task, preset: str | None, trials: int, **setting: Any) -> dict[str, Any]:
-    network, scratch, recipe = _network(subject), subject.untrained, _recipe(preset, FineTuning())
+    recipe = _recipe(preset, FineTuning())
     found = evaluation.semi_supervised(
-        network.encoder,
-        None if scratch else network.params,
-        None if scratch else network.state,
+        *start_of(subject),
         task.train,
         task.test,
-        recipe=evaluation.from_scratch(recipe) if scratch else recipe,
+        recipe=evaluation.from_scratch(recipe) if subject.untrained else recipe,
         beside_scratch=False,
         trials=trials,
         seed=task.seed,
@@ -172,11 +176,6 @@ def _recipe(preset: str | None, default: FineTuning) -> FineTuning:
     if preset not in FINE_TUNING:
         raise UserError(f"Unknown preset {preset!r} for fine-tuning; there is {', '.join(FINE_TUNING)}.")
     return FINE_TUNING[preset]
-
-
-def _network(subject: Subject) -> Network:
-    assert subject.network is not None
-    return subject.network()
 
 
 def _crops(task: Task, crop: float, flip: float) -> Any:

@@ -53,7 +53,7 @@ def write(
     """
     target = pathlib.Path(path)
     target = target / "report.html" if target.is_dir() else target
-    shown = results.shown(evaluation or {})
+    shown = (evaluation or {}).get("results") or []
     rows = results.table(shown)
     text = _render(
         title=title,

@@ -61,17 +61,6 @@ def settings(result: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def shown(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The results of the step, network and seed that were evaluated last."""
-    return [
-        result
-        for result in evaluation.get("results") or []
-        if all(
-            (result.get("of") or {}).get(k, evaluation.get(k)) == evaluation.get(k) for k in ("step", "encoder", "seed")
-        )
-    ]
-
-
 def columns(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """The features compared: this run and the baselines always, others after them."""
     return list(dict.fromkeys([OURS, *BASELINES, *(str(r.get("features")) for r in results)]))

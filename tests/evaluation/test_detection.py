@@ -136,7 +136,9 @@ def test_bad_input_is_said(source, trunk, detector):
     with pytest.raises(UserError, match="multiple of 8, for its group norm, but is 12"):
         fcos(ENCODER, classes=10, width=12)
     other = jax.eval_shape(lambda: functional.init(ENCODER, jax.random.key(0), jnp.zeros((2, 32, 32, 3))))
-    with pytest.raises(UserError, match=r"stage1_conv.*is \(3, 3, 3, 4\) and should be \(3, 3, 1, 4\)"):
+    with pytest.raises(
+        UserError, match=r"number of channels: stage1_conv/kernel is \[3, 3, 3, 4\], where .* has \[3, 3, 1, 4\]"
+    ):
         run(detector, source, params=other[0], state=other[1])
     with pytest.raises(UserError, match="not divisible by the 8 devices"):
         run(detector, source, batch_size=12)

@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +10,7 @@ from values import assert_close
 from ssl_jax import data
 from ssl_jax.checks import check_labels
 from ssl_jax.core import UserError
-from ssl_jax.evaluation import PROBES, Recipe, concatenate_layers, linear_probe_layers, linear_probe_preset
+from ssl_jax.evaluation import PROBES, linear_probe_preset
 from ssl_jax.evaluation.presets import fit_recipe, rate_schedule
 
 
@@ -113,29 +112,6 @@ def test_unknown_presets_and_divergence_are_errors():
         linear_probe_preset(x, y - 1, x, y, preset="moco")
     with pytest.raises(UserError, match="`epochs` must be above 0"):
         linear_probe_preset(x, y, x, y, preset="moco", epochs=0)
-
-
-def test_layers_are_probed_each_by_itself_and_side_by_side():
-    (x, y), (u, v) = digits("train", 300), digits("test", 200)
-    left = lambda z: {"a": z[:, :20], "b": z[:, 20:], "noise": np.ones((len(z), 3), np.float32)}  # noqa: E731
-    recipe = Recipe(rate=1.0, batch_size=64, epochs=5)
-    probe = functools.partial(linear_probe_preset, preset=recipe)
-    found = linear_probe_layers(left(x), y, left(u), v, together=[("a", "b"), ("b", "a")], probe=probe)
-    assert list(found) == ["a", "b", "noise", "a+b", "b+a"]
-    assert found["a+b"] == probe(x, y, u, v)
-    assert found["b"] == probe(x[:, 20:], y, u[:, 20:], v)
-    assert found["noise"]["accuracy"] < 0.2 < found["a"]["accuracy"] < found["a+b"]["accuracy"]
-    np.testing.assert_array_equal(concatenate_layers(left(x), ("b", "a")), np.roll(x, -20, axis=1))
-
-
-def test_layers_that_are_not_there_are_errors():
-    x, y = digits("test", 20)
-    with pytest.raises(UserError, match="no features of layer 'c'; there is a, b"):
-        linear_probe_layers({"a": x, "b": x}, y, {"a": x, "b": x}, y, together=[("a", "c")])
-    with pytest.raises(UserError, match="same layers, but have a, b and a"):
-        linear_probe_layers({"a": x, "b": x}, y, {"a": x}, y)
-    with pytest.raises(UserError, match=r"numbers of rows are \{'a': 20, 'b': 19\}"):
-        concatenate_layers({"a": x, "b": x[1:]})
 
 
 def test_the_optimizers_step_is_optaxs():

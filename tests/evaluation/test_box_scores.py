@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 
 from ssl_jax.core import UserError
-from ssl_jax.evaluation.average_precision import (
-    area_under,
-    coco_ap,
-    eleven_points,
-    to_coco,
-    to_coco_results,
-    voc_ap,
-)
+from ssl_jax.evaluation.box_scores import coco_ap, to_coco, to_coco_results, voc_ap
+from ssl_jax.evaluation.precision import area_under, eleven_points
 
 
 def truth_for(images=20, seed=0):

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ssl_jax.core import UserError
+from ssl_jax.evaluation.precision import area_under, eleven_points
 
 # The first six and the ninth of pycocotools' twelve figures; small is below 32 x 32 pixels, large from 96 x 96 on.
 FIGURES = {"AP": 0, "AP50": 1, "AP75": 2, "AP_small": 3, "AP_medium": 4, "AP_large": 5, "AR100": 8}
@@ -111,18 +112,6 @@ def voc_ap(detections: Arrays, truth: Arrays, *, overlap: float = 0.5) -> dict[s
         figures.append((eleven_points(recall, precision), area_under(recall, precision)))
     eleven, areas = np.mean(figures, axis=0)
     return {"VOC07": float(eleven), "VOC": float(areas)}
-
-
-def eleven_points(recall: Float[np.ndarray, " r"], precision: Float[np.ndarray, " r"]) -> float:
-    """Mean over the recalls 0, 0.1, ..., 1 of the best precision at this recall or a higher one (VOC 2007)."""
-    reached = [precision[recall >= level - 1e-9] for level in np.linspace(0, 1, 11)]
-    return float(np.mean([found.max() if len(found) else 0.0 for found in reached]))
-
-
-def area_under(recall: Float[np.ndarray, " r"], precision: Float[np.ndarray, " r"]) -> float:
-    """Area under the best precision at a recall or a higher one (VOC from 2010 on)."""
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * best))
 
 
 def _matches(
