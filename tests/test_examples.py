@@ -13,7 +13,7 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 @pytest.mark.parametrize("method", ["simclr", "rotation"])
 def test_auxiliary_loss_prints_both_accuracies(method):
-    command = [sys.executable, str(EXAMPLES / "auxiliary_loss.py"), f"--method={method}", "--steps=30"]
+    command = [sys.executable, str(EXAMPLES / "auxiliary_loss.py"), f"--method={method}", "--steps=30", "--weight=1"]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     lines = re.findall(r"^(.*): (\d+\.\d) % of digits's test images$", done.stdout, re.MULTILINE)
