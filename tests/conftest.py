@@ -35,3 +35,10 @@ def fixture():
             return dict(data)
 
     return load
+
+
+@pytest.fixture(scope="module", autouse=True)
+def release_what_was_compiled():
+    """Drop the executables after each file of tests: a worker that keeps thousands runs out of memory maps and dies."""
+    yield
+    jax.clear_caches()

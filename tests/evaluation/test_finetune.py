@@ -160,7 +160,7 @@ def test_fewer_images_than_devices_and_views(pretrained, sources):
 def test_what_does_not_fit_is_an_error(pretrained, sources):
     train, test = sources
     other = nets.ConvNet(widths=(4, 6), pool=(1,))
-    with pytest.raises(UserError, match=r"parameters are of another encoder .*stage2_conv/kernel is \[3, 3, 4, 8\]"):
+    with pytest.raises(UserError, match=r"parameters are of another encoder, .*stage2_conv/kernel is \[3, 3, 4, 8\]"):
         fine_tune(other, *pretrained, train, test)
     with pytest.raises(UserError, match=r"batch statistics are of another .*batch_stats/stage1_norm/mean is missing"):
         fine_tune(ENCODER, pretrained[0], None, train, test)
