@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from benchmarks.claims.runs import Budget, Finding, last, logged, pretrain, spread
+from benchmarks.claims.finding import Finding, spread, verdict
+from benchmarks.claims.runs import Budget, last, logged, pretrain
 
 
 def stop_gradient(budget: Budget) -> Finding:
@@ -14,7 +15,7 @@ def stop_gradient(budget: Budget) -> Finding:
         for stop in (True, False):
             name = f"{method}, {'with' if stop else 'without'} stop-gradient"
             fields = {**steps, "method_args.stop_gradient": stop}
-            runs = [pretrain(budget, budget.config(method), f"{method}-stop{stop}", s, fields) for s in budget.seeds]
+            runs = [pretrain(budget, budget.config(method), s, fields) for s in budget.seeds]
             deviation, accuracy = logged(runs, "embedding_std"), logged(runs, "probe_accuracy")
             curves["deviation of the embedding"][name] = deviation
             curves["accuracy of the online probe"][name] = accuracy
@@ -39,7 +40,7 @@ def centering(budget: Budget) -> Finding:
     curves: dict = {"entropy of the targets": {}, "KL divergence": {}, "accuracy of the online probe": {}}
     figures = {}
     for name, fields in settings.items():
-        runs = [pretrain(budget, budget.config("dino"), f"dino-{name}", s, {**steps, **fields}) for s in budget.seeds]
+        runs = [pretrain(budget, budget.config("dino"), s, {**steps, **fields}) for s in budget.seeds]
         found = {n: logged(runs, n) for n in ("target_entropy", "target_kl", "probe_accuracy")}
         for panel, curve in zip(curves, found.values(), strict=True):
             curves[panel][name] = curve
@@ -55,9 +56,3 @@ def centering(budget: Budget) -> Finding:
     return Finding(
         verdict=verdict(holds, f"entropy of the targets over its maximum: {shares}"), figures=figures, curves=curves
     )
-
-
-def verdict(holds: list[bool], basis: str) -> str:
-    """In words, and what it rests on."""
-    word = "holds" if all(holds) else "holds in part" if any(holds) else "does not hold"
-    return f"{word} ({basis})"
