@@ -7,7 +7,12 @@ from benchmarks.claims.runs import Budget, last, logged, pretrain
 
 
 def stop_gradient(budget: Budget) -> Finding:
-    """BYOL and SimSiam without the stop-gradient collapse; with it they don't (Chen and He, 2021, figure 2)."""
+    """BYOL and SimSiam without the stop-gradient collapse; with it they don't (Chen and He, 2021, figure 2).
+
+    The small forms on Fashion-MNIST, 100 steps of 256 images. The deviation is that of embeddings of unit norm times
+    the root of their dimension: 1 where they point everywhere alike, 0 where all are the same. It holds if, at the end
+    of every run, it is above 0.5 with the stop-gradient and below 0.1 without, for each of the two methods.
+    """
     steps = {"steps": 20 if budget.test else 100, "log_every": 5, "knn_every": -1}
     curves: dict = {"deviation of the embedding": {}, "accuracy of the online probe": {}}
     figures = {}
@@ -29,7 +34,12 @@ def stop_gradient(budget: Budget) -> Finding:
 
 
 def centering(budget: Budget) -> Finding:
-    """DINO without centring collapses to one dimension, without sharpening to the uniform one (section 5.3)."""
+    """DINO without centring collapses to one dimension, without sharpening to the uniform one (Caron et al., 2021).
+
+    The small form on Fashion-MNIST, 120 steps of 256 images; without sharpening the teacher is as soft as the student.
+    It holds if, at the end of every run, the entropy of the targets over its maximum (the logarithm of the number of
+    prototypes) is below 0.05 without centring, above 0.95 without sharpening, and in between with both.
+    """
     # Without sharpening the teacher is as soft as the student, whose temperature is 0.1.
     settings = {
         "both": {},
