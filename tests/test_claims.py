@@ -237,3 +237,16 @@ def test_every_claim_says_what_it_is_and_how_it_is_tried(capsys):
     with pytest.raises(SystemExit):
         command.main(["centering", "--test", "--write"])
     assert "not to be kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["label_curve", "stop_gradient"])
+def test_a_trial_runs_once(name, tmp_path, monkeypatch):
+    """Pretraining and evaluation as in earnest, on a few steps; a second time everything is there already."""
+    budget = Budget(seeds=(0,), root=tmp_path, test=True)
+    found = command.CLAIMS[name](budget)
+    values = [v for figures in found.figures.values() for figure in figures.values() for v in figure]
+    assert np.isfinite(values).all()
+    assert all(len(figure) == 1 for figures in found.figures.values() for figure in figures.values())
+    monkeypatch.setattr(runs.cli, "main", lambda argv: pytest.fail("pretrained again"))
+    monkeypatch.setattr(label_curve, "load", lambda run: pytest.fail("evaluated again"))
+    assert command.CLAIMS[name](budget) == found

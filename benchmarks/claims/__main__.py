@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 
+import jax
 from absl import logging
 
 from benchmarks.claims import (
@@ -50,6 +51,17 @@ def write(name: str, finding: Finding, out: pathlib.Path) -> None:
     picture.draw(finding, out / f"{name}.svg")
 
 
+def settings(root: pathlib.Path, *, test: bool) -> None:
+    """Keep compiled programs under `root` unless JAX was told another place; quiet libraries."""
+    logging.set_verbosity(logging.ERROR)  # orbax warns of what was asked for
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(root.resolve() / "xla"))
+    if test:  # nearly all of a trial is compilation
+        os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # which the command line leaves as it is
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", nargs="?", choices=CLAIMS)
@@ -63,9 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.test and args.write:
         parser.error("the figures of a trial are not to be kept: leave out --test or --write")
-    if args.test:  # nearly all of a trial is compilation
-        os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
-    logging.set_verbosity(logging.ERROR)  # orbax warns of what was asked for
+    settings(args.root, test=args.test)
     seeds = tuple(int(seed) for seed in (args.seeds or ("0" if args.test else "0,1,2")).split(","))
     finding = CLAIMS[args.name](Budget(seeds=seeds, root=args.root / ("test" if args.test else ""), test=args.test))
     print(page(args.name, CLAIMS[args.name], finding))

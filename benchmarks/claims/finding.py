@@ -64,7 +64,7 @@ def page(name: str, claim: Callable, finding: Finding) -> str:
     names = list(dict.fromkeys(name for figures in finding.figures.values() for name in figures))
     digits = {column: _digits([v for f in finding.figures.values() for v in f.get(column, [])]) for column in names}
     counts = sorted({len(values) for figures in finding.figures.values() for values in figures.values()})
-    seeds = f"{' to '.join(map(str, {counts[0]: 0, counts[-1]: 0}))} seed{'s' if counts[-1] > 1 else ''}"
+    seeds = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1])))) + (" seed" if counts[-1] == 1 else " seeds")
     lines = [f"## {sentence(claim)}", "", f"**{finding.verdict[0].upper()}{finding.verdict[1:]}.**", ""]
     how = "\n".join((inspect.getdoc(claim) or "").splitlines()[2:])
     lines += [how, ""] if how else []

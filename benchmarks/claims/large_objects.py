@@ -14,14 +14,14 @@ from ssl_jax.core import Method
 from ssl_jax.experiment import statistics
 
 CANVAS, LARGE, SMALL = 40, 28, 12
-TRAIN, TEST, BATCH, STEPS = 20_000, 5_000, 128, 200
+TRAIN, TEST, BATCH, STEPS = 10_000, 5_000, 128, 200
 SETTINGS = ("SimCLR", "autoencoder", "untrained")
 
 
 def large_objects(budget: Budget) -> Finding:
     """Large objects suppress small ones in contrastive learning, more than in reconstruction (Chen et al., 2021).
 
-    20,000 pictures of 40 x 40 pixels hold a Fashion-MNIST item of 28 x 28 in a corner and another one, shrunk to 12 x
+    10,000 pictures of 40 x 40 pixels hold a Fashion-MNIST item of 28 x 28 in a corner and another one, shrunk to 12 x
     12, somewhere beside it; the two classes are independent. The same again with the small item alone, at the same
     place. SimCLR and the autoencoder (from perturbed images), with the ConvNet and the settings of their small forms,
     learn from each for 200 steps of 128 pictures. The class of each item is then read out by a linear probe on the

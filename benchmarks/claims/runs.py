@@ -15,7 +15,7 @@ from benchmarks import methods, pretraining
 from benchmarks.claims.finding import Curve
 from ssl_jax import cli, data, evaluate
 from ssl_jax.core import TrainState
-from ssl_jax.experiment import Experiment, load_data
+from ssl_jax.experiment import Experiment
 from ssl_jax.protocols import Task
 
 # Linear probe, k-NN and few labels look at so many training images, evenly spaced, and all test images.
@@ -88,9 +88,7 @@ def load(workdir: pathlib.Path, step: int | None = None) -> tuple[Experiment, Tr
 
 def task(experiment: Experiment) -> Task:
     """Some of the training images, and all test images."""
-    whole = dataclasses.replace(
-        evaluate.task_of(experiment, seed=0), train=load_data(experiment.config, experiment.config.train_split)
-    )
+    whole = evaluate.task_of(experiment, seed=0)
     rows = np.linspace(0, len(whole.train) - 1, min(TRAIN_IMAGES, len(whole.train))).astype(int)
     return dataclasses.replace(whole, train=data.Subset(whole.train, rows))
 
