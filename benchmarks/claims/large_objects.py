@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import numpy as np
 import optax
 from PIL import Image
@@ -86,9 +87,10 @@ def _accuracies(budget: Budget, name: str, seed: int) -> dict[str, float]:
     def read(alone: bool) -> dict[str, float]:
         source, *train_labels = pictures("train", train, alone)
         others, *test_labels = pictures("test", test, alone)
-        mean, std = statistics(source)
+        mean, std = statistics(pictures("train", train)[0])  # the same for both kinds of pictures
         prepare = functools.partial(augment.prepare, size=CANVAS, mean=mean, std=std)
-        method, views = _method(name, mean, std)
+        encoder = nets.create("convnet", **({"widths": (8, 16)} if budget.test else {}))
+        method, views = _method(name, encoder, mean, std)
         rate = schedules.with_warmup(schedules.cosine(3e-3, 0.0, steps=steps), steps=steps, warmup=steps // 10)
         arguments = {"tx": optax.adamw(rate, weight_decay=1e-4), "views": views, "seed": seed}
         if name == "untrained":
@@ -110,9 +112,11 @@ def _accuracies(budget: Budget, name: str, seed: int) -> dict[str, float]:
     return {**compute(False), "alone": compute(True)["small"]}
 
 
-def _method(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Method, train_step.Views]:
+def _method(
+    name: str, encoder: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[Method, train_step.Views]:
     """Method and views, as in the small forms of the configs."""
-    encoder, scale = nets.create("convnet"), {"mean": mean, "std": std}
+    scale = {"mean": mean, "std": std}
     if name == "autoencoder":
         lost = {"jitter": (0.8, 0.8, 0.0, 0.0), "jitter_prob": 1.0, "erase_prob": 1.0, "drop": 0.3}
         views = augment.perturbed(CANVAS, crop_scale=(0.6, 1.0), flip=0.5, **lost, **scale)
