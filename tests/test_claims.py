@@ -13,6 +13,7 @@ from benchmarks.claims import (
 from benchmarks.claims import (
     augmentations,
     auxiliary,
+    collapse,
     finding,
     label_curve,
     large_objects,
@@ -239,7 +240,76 @@ def test_every_claim_says_what_it_is_and_how_it_is_tried(capsys):
     assert "not to be kept" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["label_curve", "stop_gradient"])
+@pytest.fixture
+def logs(tmp_path, monkeypatch):
+    """Runs that were not made: `logs[...]` holds what a run logs at its end, by a function of config and fields."""
+    rules = {}
+
+    def pretrain(budget, config, seed, fields):
+        workdir = tmp_path / runs.directory(config, seed, fields)
+        workdir.mkdir()
+        lines = [{"step": 5, "loss": 1.0}, {"step": 10, **rules["end"](config, fields)}]
+        (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return workdir
+
+    monkeypatch.setattr(collapse, "pretrain", pretrain)
+    return rules
+
+
+def test_stop_gradient(logs):
+    def end(config, fields):
+        return {"embedding_std": 0.9 if fields["method_args.stop_gradient"] else 0.05, "probe_accuracy": 0.7}
+
+    logs["end"] = end
+    found = collapse.stop_gradient(Budget(seeds=(0, 1), root=None, test=True))
+    assert word(found) == "holds"
+    assert found.curves["deviation of the embedding"]["byol, with stop-gradient"] == ([10], [[0.9], [0.9]])
+    logs["end"] = lambda config, fields: {**end(config, fields), **({"embedding_std": 0.4} if "byol" in config else {})}
+    assert word(collapse.stop_gradient(Budget(seeds=(2,), root=None, test=True))) == "holds in part"
+
+
+def test_centering(logs):
+    def end(config, fields):
+        share = 0.5 + 0.49 * ("method_args.teacher_temperature" in fields) - 0.49 * ("method_args.centering" in fields)
+        return {"target_entropy": share * np.log(64), "target_kl": 0.1, "probe_accuracy": 0.7}
+
+    logs["end"] = end
+    assert word(collapse.centering(Budget(seeds=(0, 1), root=None, test=True))) == "holds"
+    logs["end"] = lambda config, fields: {**end(config, fields), "target_entropy": 0.0}
+    assert word(collapse.centering(Budget(seeds=(2,), root=None, test=True))) == "holds in part"
+
+
+@pytest.mark.parametrize("module", [negatives, augmentations, words])
+def test_what_is_pretrained(module, monkeypatch):
+    """In earnest: equal images in `negatives`, one thing after the other in `augmentations`, rounds in `words`."""
+    made = []
+
+    def pretrain(budget, config, seed, fields):
+        made.append((config, fields))
+        return seed
+
+    monkeypatch.setattr(module, "pretrain", pretrain)
+    monkeypatch.setattr(module, "figures", lambda workdirs, **kwargs: linear(*workdirs))
+    budget = Budget(seeds=(0, 1), root=None)
+    if module is negatives:
+        negatives.negatives(budget)
+        assert {fields["batch_size"] * fields["steps"] for _, fields in made} == {negatives.IMAGES}
+        assert sorted({f["method_args.queue_size"] for c, f in made if c == "moco:fashion_mnist"}) == [128, 1024, 8192]
+    elif module is augmentations:
+        augmentations.augmentations(budget)
+        assert len({json.dumps(fields, sort_keys=True) for _, fields in made}) == 15
+        blurred = [fields for _, fields in made if fields["augment_args.blur_prob"] > 0]
+        assert len(blurred) == 5 * 2
+        assert sum(fields["augment_args.crop_scale"] != (1.0, 1.0) for fields in blurred) == 2
+    else:
+        monkeypatch.setattr(words, "seconds", lambda workdir: 100.0)
+        words.high_level_targets(budget)
+        words.rounds(budget)
+        [bownet] = {json.dumps(fields) for config, fields in made if config.startswith("bownet")}  # one run for both
+        assert json.loads(bownet)["checkpoint_every"] * 3 == json.loads(bownet)["steps"]
+
+
+@pytest.mark.parametrize("name", ["label_curve", "auxiliary"])
 def test_a_trial_runs_once(name, tmp_path, monkeypatch):
     """Pretraining and evaluation as in earnest, on a few steps; a second time everything is there already."""
     budget = Budget(seeds=(0,), root=tmp_path, test=True)
@@ -249,4 +319,5 @@ def test_a_trial_runs_once(name, tmp_path, monkeypatch):
     assert all(len(figure) == 1 for figures in found.figures.values() for figure in figures.values())
     monkeypatch.setattr(runs.cli, "main", lambda argv: pytest.fail("pretrained again"))
     monkeypatch.setattr(label_curve, "load", lambda run: pytest.fail("evaluated again"))
+    monkeypatch.setattr(auxiliary, "example", lambda: pytest.fail("learned again"))
     assert command.CLAIMS[name](budget) == found
