@@ -3,6 +3,7 @@
 import json
 import xml.etree.ElementTree
 
+import jax
 import numpy as np
 import pytest
 
@@ -313,7 +314,8 @@ def test_what_is_pretrained(module, monkeypatch):
 def test_a_trial_runs_once(name, tmp_path, monkeypatch):
     """Pretraining and evaluation as in earnest, on a few steps; a second time everything is there already."""
     budget = Budget(seeds=(0,), root=tmp_path, test=True)
-    found = command.CLAIMS[name](budget)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # the example is a user's own loop
+        found = command.CLAIMS[name](budget)
     values = [v for figures in found.figures.values() for figure in figures.values() for v in figure]
     assert np.isfinite(values).all()
     assert all(len(figure) == 1 for figures in found.figures.values() for figure in figures.values())
