@@ -21,7 +21,7 @@ def ranking(budget: Budget) -> Finding:
     `python -m benchmarks.methods --seeds=0,1,2 --write` measures: accuracies on the test set in percent, and
     processor time. Steps and images are equal, not the time. It holds if OBoW's mean linear accuracy is the highest of
     the self-supervised methods. Methods with a ViT have another encoder, and an untrained one far below; the picture
-    shows what each has gained over its own.
+    shows what each has gained over its own. What is known of the reasons: the notes in `docs/benchmarks/methods.md`.
     """
     return conclude(catalogue.measured())
 
