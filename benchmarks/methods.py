@@ -1,29 +1,30 @@
 """Every method with one equal, small budget: what its features are worth, and what it costs.
 
-`python -m benchmarks.methods [--configs=simclr:fashion_mnist,...] [--seed=0] [--root=runs/methods] [--write]`
+`python -m benchmarks.methods [--configs=simclr:fashion_mnist,...] [--seeds=0,1,2] [--root=runs/methods] [--write]`
 
 Each config that has a `fashion_mnist` variant (400 steps of 256 images, the same small encoder where the method allows
 it) is pretrained in a process of its own and evaluated on the test set by k-NN (20), linear probe and linear probe on
 10 labels per class (5 draws); colorization, which needs colour, runs on `photos`. Beside each stand the same encoder
 untrained, and raw pixels. Runs that are complete are not made again. `--write` keeps the figures in
-`ssl_jax/measured.json`, from where `ssl-jax methods`, the README and the documentation take them
-(`python docs/generate.py`). Seconds are processor time of the whole pretraining, compilation included.
+`ssl_jax/measured.json`, each seed's beside those that are there, and their means, which `ssl-jax methods`, the README
+and the documentation show (`python docs/generate.py`). Seconds are processor time of the whole pretraining, compilation
+included.
 """
 
 import argparse
 import dataclasses
 import functools
 import importlib
+import itertools
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
+from typing import Any
 
 import numpy as np
 
-from ssl_jax import cli, evaluate, evaluation
+from benchmarks import pretraining
+from ssl_jax import catalogue, cli, evaluate, evaluation
 from ssl_jax.experiment import load_data
 from ssl_jax.protocols import Subject, Task, frozen
 
@@ -50,21 +51,23 @@ def all_configs() -> list[str]:
     return sorted(found, key=lambda config: (not config.startswith("simclr:"), config))
 
 
-def pretrain(config: str, seed: int, root: pathlib.Path) -> pathlib.Path:
-    """Pretrain unless that was done; keeps what it cost in `cost.json`. Returns the workdir."""
-    workdir = root / f"{config.replace(':', '-')}-{seed}"
-    if (workdir / "cost.json").is_file():
-        return workdir
-    extra = [part.format(root=root, seed=seed) for part in EXTRA.get(config, [])]
-    command = ["pretrain", f"--config={config}", f"--config.seed={seed}", f"--workdir={workdir}", "--noreport", *extra]
-    process = subprocess.Popen([sys.executable, "-m", "ssl_jax", *command])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{config} ended with code {process.returncode}")
-    cost = {"cpu_seconds": round(usage.ru_utime + usage.ru_stime), "peak_mb": round(usage.ru_maxrss / 1024)}
-    (workdir / "cost.json").write_text(json.dumps(cost))
-    return workdir
+def merged(before: dict | None, found: dict, seed: int) -> dict:
+    """A config's entry with one more seed: `seeds` holds the figures of each, and what stands beside it their means.
+
+    Seeds of another recipe (data, encoder, steps or batch size) are left behind.
+    """
+    recipe = {name: found[name] for name in ("data", "encoder", "steps", "batch_size")}
+    same = before is not None and all(before[name] == value for name, value in recipe.items())
+    seeds = {**(catalogue.by_seed(before) if same else {}), str(seed): {k: found[k] for k in found.keys() - recipe}}
+    seeds = {number: dict(sorted(seeds[number].items())) for number in sorted(seeds, key=int)}
+    return {**recipe, **mean(list(seeds.values())), "seeds": seeds}
+
+
+def mean(trees: list[Any]) -> Any:
+    """The mean of nested dicts of numbers; whole numbers stay whole."""
+    if isinstance(trees[0], dict):
+        return {name: mean([tree[name] for tree in trees]) for name in trees[0]}
+    return round(float(np.mean(trees)), 2) if isinstance(trees[0], float) else round(np.mean(trees))
 
 
 def figures(subject: Subject, task: Task) -> dict[str, float]:
@@ -115,17 +118,19 @@ def row(config: str, figures: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--configs", default="")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", default="0")
     parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/methods"))
     parser.add_argument("--write", action="store_true", help=f"keep the figures in {OUT.name}")
     args = parser.parse_args()
     print("| config | k-NN (untrained) | linear | 10 labels | CPU s | peak MB |\n|---|---|---|---|---|---|", flush=True)
     table = json.loads(OUT.read_text()) if args.write and OUT.is_file() else {}
-    for config in args.configs.split(",") if args.configs else all_configs():
-        workdir = pretrain(config, args.seed, args.root)
-        measured = {**score(workdir), **json.loads((workdir / "cost.json").read_text()), "seed": args.seed}
-        table[config] = measured
-        print(row(config, measured), flush=True)
+    configs = args.configs.split(",") if args.configs else all_configs()
+    for seed, config in itertools.product(map(int, args.seeds.split(",")), configs):
+        extra = [part.format(root=args.root, seed=seed) for part in EXTRA.get(config, [])]
+        workdir = pretraining.pretrain(args.root / f"{config.replace(':', '-')}-{seed}", config, seed, extra)
+        found = {**score(workdir), **pretraining.cost(workdir)}
+        table[config] = merged(table.get(config), found, seed)
+        print(row(f"{config}, seed {seed}", found), flush=True)
         if args.write:  # after every run, so that nothing is lost
             OUT.write_text(json.dumps(dict(sorted(table.items())), indent=1) + "\n")
     means = {k: np.mean([f["run"][k] for f in table.values()]) for k in ("knn", "linear", "labels_10")}

@@ -9,7 +9,10 @@ docs/claims/*.md.
 import importlib
 import pathlib
 import re
+import statistics
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from ssl_jax import catalogue
 
@@ -82,13 +85,21 @@ def figures_table() -> str:
             f"| **{data}**, raw pixels | | {raw['knn']:.1f} | {raw['linear']:.1f} | {raw['labels_10']:.1f} | | | |"
         )
         for config, f in sorted(rows.items(), key=lambda item: -item[1]["run"]["linear"]):
-            run, untrained = f["run"], f["untrained"]
+            untrained = f["untrained"]
+            own = " | ".join(_spread(f, key) for key in ("knn", "linear", "labels_10"))
             lines.append(
-                f"| `{config}` | {f['encoder']} | {run['knn']:.1f} | {run['linear']:.1f} | {run['labels_10']:.1f} | "
+                f"| `{config}` | {f['encoder']} | {own} | "
                 f"{untrained['knn']:.1f}, {untrained['linear']:.1f}, {untrained['labels_10']:.1f} | "
                 f"{f['cpu_seconds']} | {f['peak_mb']} |"
             )
     return "\n".join(lines)
+
+
+def _spread(figures: Mapping[str, Any], key: str) -> str:
+    """Mean of a figure over seeds, with its deviation where there are several."""
+    values = [seed["run"][key] for seed in catalogue.by_seed(figures).values()]
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{deviation}"
 
 
 def claims() -> str:

@@ -24,24 +24,15 @@ import optax
 from ssl_jax import augment, data, evaluation, experiment, losses, methods, train_step
 from ssl_jax.nets import functional
 
-parser = argparse.ArgumentParser(description="Accuracy at few labels with and without a self-supervised term.")
-parser.add_argument("--method", default="simclr", choices=methods.__all__)
-parser.add_argument("--data", default="digits", choices=("digits", "fashion_mnist"))
-parser.add_argument("--weight", type=float, default=0.1, help="of the additional term")
-parser.add_argument("--per_class", type=int, default=10, help="labels of each class")
-parser.add_argument("--steps", type=int, default=300)
-parser.add_argument("--seeds", type=int, default=1)
-args = parser.parse_args()
 
-
-def learn(run: experiment.Experiment, weight: float, seed: int) -> float:
+def learn(run: experiment.Experiment, *, weight: float, seed: int, per_class: int = 10) -> float:
     """Train with `weight` times the method's loss; returns the accuracy on the test images."""
     encoder, method = experiment.build_encoder(run.config), run.method
-    rows = evaluation.draw_labels(run.source.labels, per_class=args.per_class, seed=seed)
+    rows = evaluation.draw_labels(run.source.labels, per_class=per_class, seed=seed)
     few = {"image": run.source[rows]["image"], "id": np.asarray(rows, np.int32)}
     labels, classes = jnp.asarray(run.source[rows]["label"]), len(run.source.classes)
     crops = augment.single(few["image"].shape[1], crop_scale=(0.6, 1.0), **experiment.normalization("data", run.source))
-    tx = optax.adamw(optax.cosine_decay_schedule(3e-3, args.steps), weight_decay=1e-4)
+    tx = optax.adamw(optax.cosine_decay_schedule(3e-3, run.steps), weight_decay=1e-4)
 
     @jax.jit
     def init(rng, batch):
@@ -72,7 +63,7 @@ def learn(run: experiment.Experiment, weight: float, seed: int) -> float:
     unlabelled = data.batches(run.source, batch_size=128, seed=seed)
     without_labels = ({key: batch[key] for key in ("image", "id")} for batch in unlabelled)
     params, carry, opt_state = init(jax.random.key(seed), next(without_labels))
-    for step, batch in zip(range(args.steps), without_labels, strict=False):
+    for step, batch in zip(range(run.steps), without_labels, strict=False):
         params, carry, opt_state = update(params, carry, opt_state, few, batch, jax.random.key(seed), jnp.int32(step))
 
     @jax.jit
@@ -80,19 +71,33 @@ def learn(run: experiment.Experiment, weight: float, seed: int) -> float:
         pooled, _ = method.encode(params["method"], carry, run.prepare(image))
         return jnp.argmax(pooled @ params["kernel"] + params["bias"], axis=1)
 
-    test = data.load(args.data, "test")
+    test = data.load(run.config.data, "test")
     right = [(classify(b["image"]) == b["label"])[b["valid"]] for b in data.epoch(test, batch_size=500)]
     return float(np.mean(np.concatenate(right)))
 
 
+def build(method: str, images: str, steps: int) -> experiment.Experiment:
+    """The method's small recipe for these images, over so many steps of 128 of them."""
+    variant = {"digits": "test", "fashion_mnist": "fashion_mnist"}[images]
+    config = importlib.import_module(f"ssl_jax.configs.{method}").get_config(variant)
+    config.steps, config.batch_size = steps, 128
+    config.warmup_epochs = 0.0  # the recipe's own optimizer is not used here
+    return experiment.build(config)
+
+
 def main() -> None:
     """Print the accuracies with and without the additional term."""
-    variant = {"digits": "test", "fashion_mnist": "fashion_mnist"}[args.data]
-    config = importlib.import_module(f"ssl_jax.configs.{args.method}").get_config(variant)
-    config.steps, config.batch_size = args.steps, 128
-    run = experiment.build(config)
+    parser = argparse.ArgumentParser(description="Accuracy at few labels with and without a self-supervised term.")
+    parser.add_argument("--method", default="simclr", choices=methods.__all__)
+    parser.add_argument("--data", default="digits", choices=("digits", "fashion_mnist"))
+    parser.add_argument("--weight", type=float, default=0.1, help="of the additional term")
+    parser.add_argument("--per_class", type=int, default=10, help="labels of each class")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=1)
+    args = parser.parse_args()
+    run = build(args.method, args.data, args.steps)
     for name, weight in (("labels alone", 0.0), (f"labels and {args.weight:g} x {args.method}", args.weight)):
-        found = [100 * learn(run, weight, seed) for seed in range(args.seeds)]
+        found = [100 * learn(run, weight=weight, seed=seed, per_class=args.per_class) for seed in range(args.seeds)]
         print(f"{name}: {np.mean(found):.1f} % of {args.data}'s test images" + f" (seeds: {found})" * (args.seeds > 1))
 
 

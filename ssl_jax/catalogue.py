@@ -5,6 +5,7 @@ import importlib
 import importlib.resources
 import inspect
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ssl_jax import methods
@@ -44,7 +45,7 @@ def names() -> list[str]:
 
 @functools.cache
 def measured() -> dict[str, Any]:
-    """Figures of the small budget by config (`python -m benchmarks.methods --write`)."""
+    """Figures of the small budget by config (`python -m benchmarks.methods --write`), means over `by_seed`'s."""
     file = importlib.resources.files("ssl_jax") / "measured.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
@@ -53,6 +54,14 @@ def figures_of(name: str) -> dict[str, Any] | None:
     """Figures of a method's small form, or None if it was not measured."""
     found = (measured().get(f"{name}:{variant}") for variant in ("fashion_mnist", "photos"))
     return next((figures for figures in found if figures), None)
+
+
+def by_seed(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A config's figures of each seed: `{"0": {"run", "untrained", "raw", "cpu_seconds", "peak_mb"}, ...}`."""
+    if "seeds" in figures:
+        return dict(figures["seeds"])
+    names = ("run", "untrained", "raw", "cpu_seconds", "peak_mb")
+    return {str(figures["seed"]): {name: figures[name] for name in names}}
 
 
 def figures_text(name: str) -> str:

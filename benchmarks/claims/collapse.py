@@ -2,11 +2,17 @@
 
 import numpy as np
 
-from benchmarks.claims.runs import Budget, Finding, last, logged, pretrain, spread
+from benchmarks.claims.finding import Finding, spread, verdict
+from benchmarks.claims.runs import Budget, last, logged, pretrain
 
 
 def stop_gradient(budget: Budget) -> Finding:
-    """BYOL and SimSiam without the stop-gradient collapse; with it they don't (Chen and He, 2021, figure 2)."""
+    """BYOL and SimSiam without the stop-gradient collapse; with it they don't (Chen and He, 2021, figure 2).
+
+    The small forms on Fashion-MNIST, 100 steps of 256 images. The deviation is that of embeddings of unit norm times
+    the root of their dimension: 1 where they point everywhere alike, 0 where all are the same. It holds if, at the end
+    of every run, it is above 0.5 with the stop-gradient and below 0.1 without, for each of the two methods.
+    """
     steps = {"steps": 20 if budget.test else 100, "log_every": 5, "knn_every": -1}
     curves: dict = {"deviation of the embedding": {}, "accuracy of the online probe": {}}
     figures = {}
@@ -14,7 +20,7 @@ def stop_gradient(budget: Budget) -> Finding:
         for stop in (True, False):
             name = f"{method}, {'with' if stop else 'without'} stop-gradient"
             fields = {**steps, "method_args.stop_gradient": stop}
-            runs = [pretrain(budget, budget.config(method), f"{method}-stop{stop}", s, fields) for s in budget.seeds]
+            runs = [pretrain(budget, budget.config(method), s, fields) for s in budget.seeds]
             deviation, accuracy = logged(runs, "embedding_std"), logged(runs, "probe_accuracy")
             curves["deviation of the embedding"][name] = deviation
             curves["accuracy of the online probe"][name] = accuracy
@@ -28,7 +34,12 @@ def stop_gradient(budget: Budget) -> Finding:
 
 
 def centering(budget: Budget) -> Finding:
-    """DINO without centring collapses to one dimension, without sharpening to the uniform one (section 5.3)."""
+    """DINO without centring collapses to one dimension, without sharpening to the uniform one (Caron et al., 2021).
+
+    The small form on Fashion-MNIST, 120 steps of 256 images; without sharpening the teacher is as soft as the student.
+    It holds if, at the end of every run, the entropy of the targets over its maximum (the logarithm of the number of
+    prototypes) is below 0.05 without centring, above 0.95 without sharpening, and in between with both.
+    """
     # Without sharpening the teacher is as soft as the student, whose temperature is 0.1.
     settings = {
         "both": {},
@@ -39,7 +50,7 @@ def centering(budget: Budget) -> Finding:
     curves: dict = {"entropy of the targets": {}, "KL divergence": {}, "accuracy of the online probe": {}}
     figures = {}
     for name, fields in settings.items():
-        runs = [pretrain(budget, budget.config("dino"), f"dino-{name}", s, {**steps, **fields}) for s in budget.seeds]
+        runs = [pretrain(budget, budget.config("dino"), s, {**steps, **fields}) for s in budget.seeds]
         found = {n: logged(runs, n) for n in ("target_entropy", "target_kl", "probe_accuracy")}
         for panel, curve in zip(curves, found.values(), strict=True):
             curves[panel][name] = curve
@@ -55,9 +66,3 @@ def centering(budget: Budget) -> Finding:
     return Finding(
         verdict=verdict(holds, f"entropy of the targets over its maximum: {shares}"), figures=figures, curves=curves
     )
-
-
-def verdict(holds: list[bool], basis: str) -> str:
-    """In words, and what it rests on."""
-    word = "holds" if all(holds) else "holds in part" if any(holds) else "does not hold"
-    return f"{word} ({basis})"
