@@ -127,6 +127,17 @@ def test_step_on_a_ring_holds_neither_the_matrix_nor_all_embeddings():
     assert_close(one["loss"], compiled(start, whole)[1]["loss"], 1e-6)
 
 
+def test_batch_of_32768_takes_the_ring_unasked():
+    """Compiled for shapes alone: 65,536 embeddings on 8 devices."""
+    mesh, method, tx = data_mesh(), methods.simclr(Tiny(), dim=8), optax.sgd(0.1)
+    small = put({"views": np.zeros((8, 2, 2, 2, 3), np.float32)}, mesh)
+    state = init_state(method, tx, small, mesh=mesh)
+    batch = {"views": jax.ShapeDtypeStruct((32768, 2, 2, 2, 3), jnp.float32, sharding=by_example(mesh))}
+    program = make_train_step(method, tx, mesh=mesh).lower(state, batch).compile().as_text()
+    assert max(sizes(program)) <= 65536 // 8 * 256
+    assert max(sizes(program, "collective-permute")) == 65536 // 8 * 8
+
+
 def test_memory_of_the_ring_falls_with_the_devices_and_tiles_need_little():
     def temporary(form, devices):
         mesh = data_mesh(jax.devices()[:devices])
