@@ -54,7 +54,7 @@ CONFIG = {
         "no field 'weight_decy' in 'optimizer_args'. Did you mean 'weight_decay'?",
     ),
     "misspelt switch": (["--noconfig.prob"], "Did you mean 'probe'?"),
-    "unlike any field": (["--config.zzz=1"], "There is augment, augment_args, batch_size"),
+    "unlike any field": (["--config.zzz=1"], "There is accumulate, augment, augment_args"),
     "word for a number": (["--config.batch_size=many"], "--config.batch_size=many is not a whole number."),
     "fraction for a whole number": (["--config.steps=1.5"], "--config.steps=1.5 is not a whole number."),
     "words in a tuple": (
