@@ -25,6 +25,8 @@ def base(method: str) -> ConfigDict:
 
     c.seed = 0
     c.batch_size = 256
+    c.micro_batches = 1  # parts in which a batch goes through the encoder; the loss sees the whole (docs/scaling.md)
+    c.accumulate = "no"  # yes averages the micro-batches' losses instead; forced does so where that is another loss
     c.epochs = 100.0
     c.steps = config_dict.placeholder(int)  # takes the place of epochs
     c.optimizer = "sgd"  # sgd, adamw, lars, lars_byol, lamb

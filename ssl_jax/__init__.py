@@ -12,6 +12,7 @@ A method is a record of pure functions (`ssl_jax.core.Method`); the rest of the 
 from ssl_jax import augment, data, losses, memory, methods, nets, optim
 from ssl_jax.core import Carry, Method, TrainState, UserError
 from ssl_jax.evaluation.features import embed
+from ssl_jax.micro_batches import gradient_accumulation, gradient_caching
 from ssl_jax.train_step import init_state, make_train_step
 from ssl_jax.training import fit, train
 
@@ -26,6 +27,8 @@ __all__ = [
     "data",
     "embed",
     "fit",
+    "gradient_accumulation",
+    "gradient_caching",
     "init_state",
     "losses",
     "make_train_step",

@@ -68,6 +68,8 @@ class Method:
       refresh: work between rounds, `(rng, params, carry, batches) -> (params, carry)`, or None. `batches` is an endless
         iterator of batches as `loss` sees them. The optimizer starts anew afterwards. Not traced: it may loop.
       name: short lower-case name, for messages.
+      separable: whether the loss is a mean over examples that meet nowhere but in batch norms, so that gradients of
+        parts of a batch may be averaged (`micro_batches.gradient_accumulation`).
       labels: whether the loss reads `batch["label"]`, int32 `[b]`.
       warn: `(scalars of a step) -> sentence or None`: the sign of collapse that fits the method, see `collapse`.
       pictures: `(params, carry, batch, rng) -> {name: images [n h w c]}`, on the scale of the views: what a method that
@@ -80,6 +82,7 @@ class Method:
     encode: Callable[..., tuple[Array, dict[str, Array]]]
     update: Callable[[PyTree, Carry, Array], Carry] = lambda params, carry, step: carry
     refresh: Callable[..., tuple[PyTree, Carry]] | None = None
+    separable: bool = False
     labels: bool = False
     warn: Callable[[Mapping[str, float]], str | None] = lambda logged: None
     pictures: Callable[..., dict[str, Array]] | None = None

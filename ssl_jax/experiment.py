@@ -20,6 +20,7 @@ from ssl_jax import augment, data, methods, nets, optim, schedules, teachers
 from ssl_jax.checks import check_positive
 from ssl_jax.core import Method, TrainState, UserError
 from ssl_jax.evaluation import embed
+from ssl_jax.micro_batches import gradient_accumulation, gradient_caching
 from ssl_jax.sharding import data_mesh
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -166,7 +167,29 @@ def build_method(
         arguments = {**normalization(config.normalize, source), **arguments}
     if teacher is not None:
         arguments |= teacher.arguments(encoder_dtype(config))
-    return call(factory, f"method {config.method}", build_encoder(config), **arguments)
+    return in_micro_batches(call(factory, f"method {config.method}", build_encoder(config), **arguments), config)
+
+
+def in_micro_batches(method: Method, config: ConfigDict) -> Method:
+    """The method on `config.micro_batches` micro-batches; configs from before there were any have one."""
+    count, accumulate = config.get("micro_batches", 1), config.get("accumulate", "no")
+    if accumulate == "no":
+        return gradient_caching(method, count)
+    if accumulate not in ("yes", "forced"):
+        raise UserError(f"config.accumulate is no, yes or forced, not {accumulate!r}.")
+    return gradient_accumulation(method, count, forced=accumulate == "forced")
+
+
+def check_micro_batches(config: ConfigDict, mesh: Mesh) -> None:
+    """Raise a `UserError` if micro-batches would not be of one size on every device."""
+    count = config.get("micro_batches", 1)
+    check_positive(micro_batches=count)
+    if count > 1 and config.batch_size % (count * mesh.size):
+        fits = [n for n in range(1, config.batch_size + 1) if config.batch_size % (n * mesh.size) == 0]
+        raise UserError(
+            f"The batch size {config.batch_size} does not fall into {count} micro-batches on {mesh.size} device(s); "
+            f"--config.micro_batches may be {', '.join(map(str, fits))}."
+        )
 
 
 def scheduled(value: Any, config: ConfigDict, source: data.Source, *, steps: int) -> Any:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from ssl_jax import collapse, data, monitors, teachers, workdir
 from ssl_jax.core import Metrics, TrainState, UserError
 from ssl_jax.evaluation import knn_accuracy
-from ssl_jax.experiment import Experiment, build
+from ssl_jax.experiment import Experiment, build, check_micro_batches
 from ssl_jax.progress import Progress, line
 from ssl_jax.sharding import check_divisible, data_mesh
 from ssl_jax.training import initial_state, round_starts, train
@@ -119,6 +119,7 @@ def pretrain(
 
     directory = pathlib.Path(directory)
     check_divisible(config.batch_size, data_mesh())
+    check_micro_batches(config, data_mesh())
     experiment = build(config, directory=directory)
     source = experiment.source
     record = workdir.describe_run(

@@ -69,14 +69,17 @@ def make_train_step(
       mesh: devices; the batch is expected to be split over its `data` axis (`sharding.put`).
 
     The loss sees the global batch: batch norm, means and negatives are global by construction, whatever the devices.
+    It is traced with the mesh as the ambient one, so that losses can find it (`losses.ntxent` for its ring).
     """
+    mesh = mesh or data_mesh()
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         view_rng, loss_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
         batch = with_views(views, view_rng, batch)
-        (loss, (carry, metrics)), grads = jax.value_and_grad(method.loss, has_aux=True)(
-            state.params, state.carry, batch, loss_rng, state.step
-        )
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            (loss, (carry, metrics)), grads = jax.value_and_grad(method.loss, has_aux=True)(
+                state.params, state.carry, batch, loss_rng, state.step
+            )
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to int32 counts, which "strict" refuses
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -84,5 +87,4 @@ def make_train_step(
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
         return state.replace(step=state.step + 1, params=params, carry=carry, opt_state=opt_state), metrics
 
-    whole = replicated(mesh or data_mesh())
-    return jax.jit(step, donate_argnums=0, out_shardings=(whole, None))
+    return jax.jit(step, donate_argnums=0, out_shardings=(replicated(mesh), None))

@@ -36,7 +36,7 @@ FLOORS = [
         "small_data",
     },
     {"methods"},
-    {"catalogue", "checkpoint", "evaluation", "interop", "protocols", "train_step", "training"},
+    {"catalogue", "checkpoint", "evaluation", "interop", "micro_batches", "protocols", "train_step", "training"},
     {"cli", "evaluate", "experiment", "gallery", "pretrain", "progress", "results", "teachers", "workdir"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -4,7 +4,15 @@ from ssl_jax.losses.barlow_twins import barlow_twins, cross_correlation
 from ssl_jax.losses.classification import accuracy, cross_entropy
 from ssl_jax.losses.detection import focal, giou, pairwise_iou
 from ssl_jax.losses.distributions import kl_divergence, soft_cross_entropy
-from ssl_jax.losses.infonce import infonce, infonce_among, infonce_in_batch, infonce_logits, retrieval_accuracy
+from ssl_jax.losses.forms import check_form
+from ssl_jax.losses.infonce import (
+    infonce,
+    infonce_among,
+    infonce_in_batch,
+    infonce_logits,
+    infonce_with_accuracy,
+    retrieval_accuracy,
+)
 from ssl_jax.losses.koleo import koleo
 from ssl_jax.losses.nce import nce
 from ssl_jax.losses.normalize import at_least_float32, l2_normalize
@@ -14,12 +22,14 @@ from ssl_jax.losses.prototypes import cross_view_entropy, entropy, masked_cross_
 from ssl_jax.losses.regression import cosine, negative_cosine, normalized_mse
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.losses.soft_labels import soft_labels
+from ssl_jax.losses.streaming import logsumexp_of_others, logsumexp_over_keys
 from ssl_jax.losses.vicreg import vicreg, vicreg_terms
 
 __all__ = [
     "accuracy",
     "at_least_float32",
     "barlow_twins",
+    "check_form",
     "cosine",
     "cross_correlation",
     "cross_entropy",
@@ -31,10 +41,13 @@ __all__ = [
     "infonce_among",
     "infonce_in_batch",
     "infonce_logits",
+    "infonce_with_accuracy",
     "inside_and_outside",
     "kl_divergence",
     "koleo",
     "l2_normalize",
+    "logsumexp_of_others",
+    "logsumexp_over_keys",
     "masked_cross_entropy",
     "masked_patch_error",
     "nce",

@@ -2,10 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from ssl_jax.losses.classification import accuracy, cross_entropy
+from ssl_jax.losses.forms import choose_form
 from ssl_jax.losses.normalize import at_least_float32, l2_normalize
+from ssl_jax.losses.streaming import logsumexp_over_keys
 
 
 def infonce_logits(
@@ -19,14 +22,19 @@ def infonce_logits(
 
 
 def infonce(
-    query: Float[Array, "b d"], key: Float[Array, "b d"], negatives: Float[Array, "k d"], *, temperature: float = 0.2
+    query: Float[Array, "b d"],
+    key: Float[Array, "b d"],
+    negatives: Float[Array, "k d"],
+    *,
+    temperature: float = 0.2,
+    form: str = "auto",
+    mesh: Mesh | None = None,
 ) -> Float[Array, ""]:
     """Mean cross-entropy of picking the positive among k + 1 candidates (He et al., CVPR 2020, eq. 1).
 
-    One direction, as the authors' code.
+    One direction, as the authors' code. `form` and `mesh` as in `infonce_with_accuracy`.
     """
-    logits = infonce_logits(query, key, negatives, temperature=temperature)
-    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
+    return infonce_with_accuracy(query, key, negatives, temperature=temperature, form=form, mesh=mesh)[0]
 
 
 def infonce_among(
@@ -48,14 +56,71 @@ def infonce_among(
 
 
 def infonce_in_batch(
-    query: Float[Array, "b d"], key: Float[Array, "b d"], *, temperature: float = 0.2
+    query: Float[Array, "b d"],
+    key: Float[Array, "b d"],
+    *,
+    temperature: float = 0.2,
+    form: str = "auto",
+    mesh: Mesh | None = None,
 ) -> Float[Array, ""]:
     """Mean cross-entropy of picking a query's own key among all keys of the (global) batch, by cosine similarity.
 
-    One direction of MoCo v3 (Chen et al., ICCV 2021), which multiplies it by `2 * temperature`, and of NNCLR.
+    One direction of MoCo v3 (Chen et al., ICCV 2021), which multiplies it by `2 * temperature`, and of NNCLR. `form`
+    and `mesh` as in `infonce_with_accuracy`.
     """
-    logits = _similarity(query, key) / temperature
-    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))
+    return infonce_with_accuracy(query, key, temperature=temperature, form=form, mesh=mesh)[0]
+
+
+def infonce_with_accuracy(
+    query: Float[Array, "b d"],
+    key: Float[Array, "b d"],
+    negatives: Float[Array, "k d"] | None = None,
+    *,
+    temperature: float = 0.2,
+    form: str = "auto",
+    mesh: Mesh | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """InfoNCE by cosine similarity, and how often a query's own key is the most similar.
+
+    Args:
+      query: any scale.
+      key: the positive of each query, any scale.
+      negatives: of unit norm, for example MoCo's queue; None takes the other keys of the (global) batch.
+      temperature: divides the similarities; > 0.
+      form: how to go through the logits: "dense" holds them all, "tiled" b x 256 of them at a time, "ring" a device's
+        share of that, while keys or negatives go round the devices. "auto" takes dense up to 2^26 logits (MoCo's queue
+        of 65,536 at a batch of 1,024), and then ring on several devices, tiled on one.
+      mesh: devices for the ring, with an axis `data`; None takes what `jax.set_mesh` or the training step has set.
+
+    Returns:
+      The mean cross-entropy, and the share of queries that would have picked their own key, without a gradient.
+
+    Raises:
+      UserError: the form is unknown, or ring is asked for without a mesh, or with one that does not divide.
+    """
+    columns = len(key) if negatives is None else len(negatives)
+    form, ring = choose_form(form, rows=len(query), columns=columns, mesh=mesh)
+    if form == "dense":
+        return _dense(query, key, negatives, temperature)
+    query, key = l2_normalize(at_least_float32(query)), l2_normalize(at_least_float32(key))
+    positive = jnp.sum(query * key, axis=-1) / temperature
+    others = key if negatives is None else negatives.astype(query.dtype)
+    lse, largest = logsumexp_over_keys(query / temperature, others, but_own=negatives is None, mesh=ring)
+    hits = jnp.mean((positive > largest).astype(jnp.float32))
+    return jnp.mean(jnp.logaddexp(positive, lse) - positive), hits
+
+
+def _dense(
+    query: Float[Array, "b d"], key: Float[Array, "b d"], negatives: Float[Array, "k d"] | None, temperature: float
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    if negatives is None:
+        logits, own = _similarity(query, key) / temperature, jnp.arange(len(query))
+        positive = jnp.diagonal(logits)
+    else:
+        logits, own = infonce_logits(query, key, negatives, temperature=temperature), jnp.zeros(len(query), int)
+        positive = logits[:, 0]
+    hits = jnp.mean((jnp.argmax(logits, axis=1) == own).astype(jnp.float32))
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - positive), hits
 
 
 def retrieval_accuracy(query: Float[Array, "b d"], key: Float[Array, "b d"]) -> Float[Array, ""]:

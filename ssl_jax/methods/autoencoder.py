@@ -141,6 +141,7 @@ def autoencoder(
         init=init,
         loss=loss,
         encode=functional.encode_with(encoder),
+        separable=hole != "random",  # holes of several sizes are averaged over the whole batch
         warn=_warn,
         pictures=pictures,
     )

@@ -106,4 +106,6 @@ def byol(
         online = {name: params[name] for name in carry.teacher["params"]}
         return carry.replace(teacher={**carry.teacher, "params": ema(carry.teacher["params"], online, tau)})
 
-    return Method(name="byol", init=init, loss=loss, encode=functional.encode_with(encoder), update=update)
+    return Method(
+        name="byol", init=init, loss=loss, encode=functional.encode_with(encoder), update=update, separable=True
+    )

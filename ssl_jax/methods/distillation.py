@@ -146,7 +146,14 @@ def distillation(
         pooled, maps, _ = functional.encode(module, params["encoder"], carry.model_state["encoder"], image, train=False)
         return pooled, maps
 
-    return Method(name="distillation", init=init, loss=compute, encode=encode, labels=labels_weight > 0)
+    return Method(
+        name="distillation",
+        init=init,
+        loss=compute,
+        encode=encode,
+        separable=soft,  # features are standardised over the batch
+        labels=labels_weight > 0,
+    )
 
 
 def standardize(x):

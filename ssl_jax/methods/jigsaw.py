@@ -112,5 +112,6 @@ def jigsaw(
         init=init,
         loss=loss,
         encode=functional.encode_with(encoder),
+        separable=True,
         warn=stuck_at_chance(permutations),
     )

@@ -120,6 +120,7 @@ def mae(
         init=init,
         loss=loss,
         encode=functional.encode_with(encoder),
+        separable=True,
         warn=_warn,
         pictures=pictures,
     )

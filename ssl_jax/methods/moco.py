@@ -35,6 +35,7 @@ def moco(
     queue_size: int = 65536,
     temperature: float = 0.2,
     momentum: float = 0.999,
+    form: str = "auto",
 ) -> Method:
     """Build MoCo v2, or v1 with `mlp=False, temperature=0.07`.
 
@@ -47,16 +48,19 @@ def moco(
       queue_size: number of negatives; any number, not only multiples of the batch.
       temperature: of InfoNCE, > 0.
       momentum: of the key encoder's average.
+      form: how InfoNCE goes through its logits: "dense", "tiled" or "ring"; "auto" chooses by their number, see
+        `losses.infonce_with_accuracy`. All give the same value.
 
     One direction (view 0 queries, view 1 keys) and one queue, as the authors' code. The key encoder takes its average
     after the optimizer's update rather than at the next step's start, which is the same sequence.
 
     Raises:
-      UserError: a size or the temperature is not above 0, the momentum not in 0..1, or (from the functions) a batch
-        has not two views.
+      UserError: a size or the temperature is not above 0, the momentum not in 0..1, the form unknown, or (from the
+        functions) a batch has not two views, or the form does not fit the devices.
     """
     check_positive(dim=dim, queue_size=queue_size, temperature=temperature)
     check_momentum(momentum)
+    losses.check_form(form)
     hidden: tuple[int | None, ...] = (None,) if mlp else ()
     head = MLP((*hidden, dim), norm=False, dtype=getattr(encoder, "dtype", None))
     shuffled = getattr(encoder, "bn_groups", 1) > 1
@@ -92,16 +96,14 @@ def moco(
         key = key if order is None else key[jnp.argsort(order)]
         key = lax.stop_gradient(losses.l2_normalize(losses.at_least_float32(key)))
         negatives = lax.stop_gradient(memory["queue"])
-        logits = losses.infonce_logits(query, key, negatives, temperature=temperature)
-        value = jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
+        value, hits = losses.infonce_with_accuracy(query, key, negatives, temperature=temperature, form=form)
         queue, pointer = enqueue(memory["queue"], memory["pointer"], key)
         carry = Carry(
             model_state=state,
             teacher={**carry.teacher, "model_state": key_state},
             memory={"queue": queue, "pointer": pointer},
         )
-        hit = jnp.mean((jnp.argmax(logits, axis=1) == 0).astype(jnp.float32))
-        return value, (carry, {"contrastive_accuracy": hit, "embedding": query, "features": pooled})
+        return value, (carry, {"contrastive_accuracy": hits, "embedding": query, "features": pooled})
 
     def update(params, carry, step):
         return carry.replace(teacher={**carry.teacher, "params": ema(carry.teacher["params"], params, momentum)})

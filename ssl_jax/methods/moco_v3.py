@@ -35,6 +35,7 @@ def moco_v3(
     dim: int = 256,
     temperature: float = 1.0,
     momentum: float | Schedule = 0.99,
+    form: str = "auto",
 ) -> Method:
     """Build MoCo v3.
 
@@ -45,6 +46,8 @@ def moco_v3(
       dim: size of queries and keys.
       temperature: of InfoNCE, > 0: 1.0 for ResNets, 0.2 for vision transformers.
       momentum: of the key encoder's average, a number or a schedule (the paper: a cosine to 1).
+      form: how InfoNCE goes through its logits: "dense", "tiled" or "ring"; "auto" chooses by their number, see
+        `losses.infonce_with_accuracy`. All give the same value.
 
     The loss is `2 * temperature` times InfoNCE, summed over both directions, as the authors' code. Every layer of the
     heads is without bias and followed by a batch norm, the last of which has no parameters.
@@ -54,11 +57,12 @@ def moco_v3(
     starts the weights in a way of its own.
 
     Raises:
-      UserError: a size or the temperature is not above 0, the momentum not in 0..1, or (from the functions) a batch
-        has not two views.
+      UserError: a size or the temperature is not above 0, the momentum not in 0..1, the form unknown, or (from the
+        functions) a batch has not two views, or the form does not fit the devices.
     """
     check_positive(layers=layers, hidden=hidden, dim=dim, temperature=temperature)
     check_momentum(momentum)
+    losses.check_form(form)
     dtype = getattr(encoder, "dtype", None)
     projector = MLP((hidden,) * (layers - 1) + (dim,), out_norm="plain", dtype=dtype)
     predictor = MLP((hidden, dim), out_norm="plain", dtype=dtype)
@@ -95,8 +99,9 @@ def moco_v3(
             pooled.append(features)
         value, hits = 0.0, []
         for query, key in ((queries[0], keys[1]), (queries[1], keys[0])):
-            value += losses.infonce_in_batch(query, key, temperature=temperature)
-            hits.append(losses.retrieval_accuracy(query, key))
+            one, hit = losses.infonce_with_accuracy(query, key, temperature=temperature, form=form)
+            value += one
+            hits.append(hit)
         carry = carry.replace(model_state=state, teacher={**carry.teacher, "model_state": key_state})
         metrics = {"contrastive_accuracy": sum(hits) / 2, "embedding": queries[0], "features": pooled[0]}
         return 2 * temperature * value, (carry, metrics)

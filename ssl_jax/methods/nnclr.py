@@ -35,6 +35,7 @@ def nnclr(
     dim: int = 256,
     queue_size: int = 98304,
     temperature: float = 0.1,
+    form: str = "auto",
 ) -> Method:
     """Build NNCLR.
 
@@ -45,6 +46,8 @@ def nnclr(
       dim: size of projections and predictions.
       queue_size: number of projections to find neighbours among (the support set); any number.
       temperature: of InfoNCE, > 0.
+      form: how InfoNCE goes through its logits: "dense", "tiled" or "ring"; "auto" chooses by their number, see
+        `losses.infonce_with_accuracy`. All give the same value.
 
     The authors published no code; this follows the paper, with the choices of its algorithm 1: the loss is the mean
     over both views, each in one direction (neighbours pick predictions; the paper's other direction "does not affect
@@ -52,10 +55,12 @@ def nnclr(
     of the projector has a batch norm, the predictor's hidden layer has one, as the paper says. The queue starts random.
 
     Raises:
-      UserError: a size or the temperature is not above 0, or (from the functions) a batch has not two views.
+      UserError: a size or the temperature is not above 0, the form is unknown, or (from the functions) a batch has
+        not two views, or the form does not fit the devices.
     """
     check_positive(hidden=hidden, predictor_hidden=predictor_hidden, dim=dim)
     check_positive(queue_size=queue_size, temperature=temperature)
+    losses.check_form(form)
     dtype = getattr(encoder, "dtype", None)
     projector = MLP((hidden, hidden, dim), out_norm="affine", dtype=dtype)
     predictor = MLP((predictor_hidden, dim), dtype=dtype)
@@ -86,11 +91,11 @@ def nnclr(
         _, z2, p2, state = forward(params, state, views[:, 1], rngs[1])
         z1, z2 = (lax.stop_gradient(losses.l2_normalize(losses.at_least_float32(z))) for z in (z1, z2))
         near1, near2 = (neighbours(z, lax.stop_gradient(memory["queue"])) for z in (z1, z2))
-        value = losses.infonce_in_batch(near1, p2, temperature=temperature)
-        value = (value + losses.infonce_in_batch(near2, p1, temperature=temperature)) / 2
+        value, hits = losses.infonce_with_accuracy(near1, p2, temperature=temperature, form=form)
+        value = (value + losses.infonce_in_batch(near2, p1, temperature=temperature, form=form)) / 2
         queue, pointer = enqueue(memory["queue"], memory["pointer"], z1)
         metrics = {
-            "contrastive_accuracy": losses.retrieval_accuracy(near1, p2),
+            "contrastive_accuracy": hits,
             "neighbour_similarity": jnp.mean(losses.cosine(z1, near1)),
             "embedding": z1,
             "features": pooled,

@@ -102,5 +102,6 @@ def relative_patch(
         init=init,
         loss=loss,
         encode=functional.encode_with(encoder),
+        separable=True,
         warn=stuck_at_chance(PLACES),
     )

@@ -66,5 +66,10 @@ def rotation(encoder: nn.Module) -> Method:
         return losses.cross_entropy(logits, labels), (carry.replace(model_state={"encoder": state}), metrics)
 
     return Method(
-        name="rotation", init=init, loss=loss, encode=functional.encode_with(encoder), warn=stuck_at_chance(4)
+        name="rotation",
+        init=init,
+        loss=loss,
+        encode=functional.encode_with(encoder),
+        separable=True,
+        warn=stuck_at_chance(4),
     )

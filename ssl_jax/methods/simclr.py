@@ -24,7 +24,13 @@ CARD = Card(
 
 
 def simclr(
-    encoder: nn.Module, *, layers: int = 2, hidden: int | None = None, dim: int = 128, temperature: float = 0.1
+    encoder: nn.Module,
+    *,
+    layers: int = 2,
+    hidden: int | None = None,
+    dim: int = 128,
+    temperature: float = 0.1,
+    form: str = "auto",
 ) -> Method:
     """Build SimCLR.
 
@@ -34,6 +40,8 @@ def simclr(
       hidden: width of the head's hidden layers; None takes the encoder's.
       dim: size of the embedding that the loss compares.
       temperature: of NT-Xent, > 0.
+      form: how the loss goes through its logits: "dense", "tiled" or "ring"; "auto" chooses by the batch, see
+        `losses.ntxent`. All give the same value.
 
     `encode` adds the head's hidden layers to the encoder's maps, "projector1" `[b hidden]` and so on: version 2 starts
     fine-tuning in the middle of its head, at the first of them. The pooled features stay the encoder's.
@@ -41,9 +49,11 @@ def simclr(
     Differs from the authors' code in: the loss is averaged over both directions, as in the paper; the code adds them.
 
     Raises:
-      UserError: a size or the temperature is not above 0, or (from the functions) a batch has not two views.
+      UserError: a size or the temperature is not above 0, the form is unknown, or (from the functions) a batch has
+        not two views, or the form does not fit the devices.
     """
     check_positive(layers=layers, hidden=hidden, dim=dim, temperature=temperature)
+    losses.check_form(form)
     # The authors' head: no biases before norms, and a last norm without shift.
     projector = MLP((hidden,) * (layers - 1) + (dim,), out_norm="scale", dtype=getattr(encoder, "dtype", None))
 
@@ -65,7 +75,7 @@ def simclr(
         )
         embedding, head_state = functional.apply(projector, params["projector"], state["projector"], pooled, train=True)
         embedding = embedding.reshape(b, v, -1)
-        value = losses.ntxent(embedding, temperature=temperature)
+        value = losses.ntxent(embedding, temperature=temperature, form=form)
         carry = carry.replace(model_state={"encoder": encoder_state, "projector": head_state})
         return value, (carry, {"embedding": embedding[:, 0], "features": pooled.reshape(b, v, -1)[:, 0]})
 

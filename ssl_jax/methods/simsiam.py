@@ -81,4 +81,4 @@ def simsiam(
         value = (losses.negative_cosine(p1, z2) + losses.negative_cosine(p2, z1)) / 2
         return value, (carry.replace(model_state=state), {"embedding": z1, "features": pooled})
 
-    return Method(name="simsiam", init=init, loss=loss, encode=functional.encode_with(encoder))
+    return Method(name="simsiam", init=init, loss=loss, encode=functional.encode_with(encoder), separable=True)

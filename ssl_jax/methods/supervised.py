@@ -91,6 +91,7 @@ def supervised(
         init=init,
         loss=loss,
         encode=functional.encode_with(encoder),
+        separable=True,
         labels=True,
         warn=stuck_at_chance(classes),
     )

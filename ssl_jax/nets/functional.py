@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ssl_jax.core import Carry, PyTree, UserError
+from ssl_jax.nets.parts import ambient_parts, map_parts
 
 
 def init(module: nn.Module, rng: PRNGKeyArray, inputs: PyTree) -> tuple[PyTree, PyTree]:
@@ -65,17 +66,33 @@ def encode(
 ) -> tuple[Float[Array, "b d"], dict[str, Array], PyTree]:
     """Run an encoder; returns `(pooled, maps, next state)`. `arguments` go to the module.
 
+    Within `parts.encoding_in_parts` the batch goes through the encoder in parts.
+
     Raises:
       UserError: the module returned neither `[b d]` features nor a pair of features and a dict of maps.
     """
-    output, state = apply(module, params, state, image, train=train, rng=rng, **arguments)
+
+    def run(image: Array, rng: PRNGKeyArray | None, arguments: dict[str, Any]) -> tuple[Any, PyTree]:
+        output, after = apply(module, params, state, image, train=train, rng=rng, **arguments)
+        return _pooled_and_maps(module, output), after if train else {}
+
+    parts = ambient_parts()
+    if parts is not None and parts.splits(image):
+        (pooled, maps), after = map_parts(parts, run, image, rng, arguments)
+    else:
+        (pooled, maps), after = run(image, rng, arguments)
+    return pooled, maps, after if train else state
+
+
+def _pooled_and_maps(module: nn.Module, output: Any) -> tuple[Array, dict[str, Array]]:
+    """An encoder's output in the form that all methods expect."""
     pooled, maps = output if isinstance(output, tuple) and len(output) == 2 else (output, {})
     if getattr(pooled, "ndim", None) != 2 or not isinstance(maps, dict):
         raise UserError(
             f"The encoder {type(module).__name__} must return features [batch, dim], or (features, dict of maps), "
             f"but returned {type(output).__name__} with shape {getattr(pooled, 'shape', None)}."
         )
-    return pooled, maps, state
+    return pooled, maps
 
 
 def encode_crops(
