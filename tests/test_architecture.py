@@ -24,6 +24,7 @@ FLOORS = [
         "color_bins",
         "color_space",
         "data",
+        "digest",
         "losses",
         "memory",
         "monitors",
