@@ -1,5 +1,6 @@
 """The one training step: views, loss, gradient, optimizer, teacher; the same for every method and any mesh."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key, PRNGKeyArray
 
-from ssl_jax.core import Method, Metrics, PyTree, TrainState
+from ssl_jax.core import Carry, Method, Metrics, PyTree, TrainState
 from ssl_jax.sharding import data_mesh, replicated
 
 Views = Callable[[Key[Array, " b"], Array], PyTree]
@@ -56,6 +57,18 @@ def init_state(
     return jax.jit(init, out_shardings=replicated(mesh or data_mesh()))()
 
 
+def gradients(
+    method: Method, views: Views | None, state: TrainState, batch: PyTree
+) -> tuple[Array, Carry, Metrics, PyTree]:
+    """Loss, carry, metrics and gradient of the step that `state` stands before."""
+    view_rng, loss_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
+    batch = with_views(views, view_rng, batch)
+    (loss, (carry, metrics)), grads = jax.value_and_grad(method.loss, has_aux=True)(
+        state.params, state.carry, batch, loss_rng, state.step
+    )
+    return loss, carry, metrics, grads
+
+
 def make_train_step(
     method: Method, tx: optax.GradientTransformation, *, views: Views | None = None, mesh: Mesh | None = None
 ) -> Step:
@@ -69,20 +82,31 @@ def make_train_step(
       mesh: devices; the batch is expected to be split over its `data` axis (`sharding.put`).
 
     The loss sees the global batch: batch norm, means and negatives are global by construction, whatever the devices.
+
+    A step whose loss, gradient or update is not finite (by its norm) is not applied: all but the counter of steps stays
+    as it was. `metrics["skipped"]` is 1 for it, and 0 for others.
     """
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-        view_rng, loss_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
-        batch = with_views(views, view_rng, batch)
-        (loss, (carry, metrics)), grads = jax.value_and_grad(method.loss, has_aux=True)(
-            state.params, state.carry, batch, loss_rng, state.step
-        )
+        loss, carry, metrics, grads = gradients(method, views, state, batch)
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to int32 counts, which "strict" refuses
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         carry = method.update(params, carry, state.step)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
-        return state.replace(step=state.step + 1, params=params, carry=carry, opt_state=opt_state), metrics
+        grad_norm = optax.tree.norm(grads)
+        applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
+        kept = jax.tree.map(
+            functools.partial(jax.lax.select, applied),
+            {"params": params, "carry": carry, "opt_state": opt_state},
+            {"params": state.params, "carry": state.carry, "opt_state": state.opt_state},
+        )
+        skipped = 1.0 - applied.astype(jnp.float32)
+        return state.replace(step=state.step + 1, **kept), {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "skipped": skipped,
+            **metrics,
+        }
 
     whole = replicated(mesh or data_mesh())
     return jax.jit(step, donate_argnums=0, out_shardings=(whole, None))
