@@ -81,7 +81,7 @@ def not_finite(part: str, tree: PyTree) -> Iterator[str]:
     """A line for every leaf that is not finite, with its path and how much of it."""
     for path, x in jax.tree.leaves_with_path(tree):
         if jnp.issubdtype(x.dtype, jnp.inexact):
-            bad = int(jnp.sum(~jnp.isfinite(x)))
+            bad = int(np.sum(~np.isfinite(np.asarray(x))))
             name = f"{part} {jax.tree_util.keystr(path, simple=True, separator='/')}".strip()
             if bad:
                 yield f"{name}: {x}" if x.ndim == 0 else f"{name}: {bad:,} of {x.size:,} values"

@@ -42,8 +42,7 @@ def test_second_run_is_refused_and_a_killed_one_is_not_in_the_way(tmp_path):
     process.communicate()
     for _ in range(2):
         with lock.hold(directory, heard.append), pytest.raises(UserError, match=rf"process {os.getpid()} on"):
-            with lock.hold(directory, heard.append):
-                pass
+            lock.hold(directory, heard.append).__enter__()
         assert (directory / lock.FILE).read_text() == ""
     assert [text[:24] for text in heard] == ["A run was killed here (p"]
     assert f"process {process.pid} on" in heard[0]
@@ -56,13 +55,13 @@ def test_workdir_that_may_not_be_written(tmp_path):
     directory.chmod(0o555)
     user = os.geteuid()
     for path in (tmp_path, *list(tmp_path.parents)[:-2]):
-        path.chmod(path.stat().st_mode | 0o555) if path.owner() == tmp_path.owner() else None
+        if path.stat().st_uid == user:
+            path.chmod(path.stat().st_mode | 0o555)  # so that nothing but the directory itself is in the way
     if user == 0:
         os.seteuid(65534)
     try:
         with pytest.raises(UserError, match=r"The workdir .*run can't be written: Permission denied"):
-            with lock.hold(directory, print):
-                pass
+            lock.hold(directory, print).__enter__()
     finally:
         os.seteuid(user)
 
@@ -94,6 +93,6 @@ def test_second_signal_ends_the_run_at_once(number):
 
 def test_out_of_memory_names_the_settings_that_help():
     config = recipes.config("simclr")
-    with pytest.raises(UserError, match=r"memory of the .* is too small.*batch_size \(now 64\).*bfloat16.*view_size"):
-        with out_of_memory(config):
-            jnp.zeros((2**30, 2**20), jnp.float32).block_until_ready()
+    said = r"memory of the .* is too small.*batch_size \(now 64\).*bfloat16.*view_size"
+    with pytest.raises(UserError, match=said), out_of_memory(config):
+        jnp.zeros((2**30, 2**20), jnp.float32).block_until_ready()

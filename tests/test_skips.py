@@ -35,7 +35,7 @@ def poison(monkeypatch):
 
 def run(directory, limit: int) -> tuple:
     heard = []
-    config = recipes.config("moco", **FIELDS, max_skipped_steps=limit)
+    config = recipes.config("simclr", **FIELDS, max_skipped_steps=limit)
     return pretrain(config, directory, announce=heard.append), heard
 
 
@@ -88,7 +88,7 @@ def test_too_many_in_a_row(tmp_path):
     with pytest.raises(UserError, match="in a row"):
         run(stopped, limit=3)
     assert json.loads((stopped / skips.FILE).read_text()) == record, "the count goes on from a checkpoint"
-    with pytest.raises(UserError, match="No run in .* was stopped"):
+    with pytest.raises(UserError, match=r"No run in .* was stopped"):
         replay(patient)
 
 

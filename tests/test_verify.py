@@ -42,7 +42,7 @@ def test_the_same_and_not_the_same(run, capsys):
     assert "The same bits after 9 steps (3 digests compared)." in capsys.readouterr().out
     assert contents(directory) == before
     assert verify(directory).compared == [4]
-    with pytest.raises(UserError, match="first digest in .* is of step 4; raise --steps"):
+    with pytest.raises(UserError, match=r"first digest in .* is of step 4; raise --steps"):
         verify(directory, steps=3)
 
     change(directory / "metrics.jsonl", rows[1]["digest"], "0123456789abcdef")
