@@ -68,7 +68,8 @@ def parts(experiment: Experiment, state: TrainState, batch: dict[str, np.ndarray
         loss, carry, metrics, grads = gradients(method, views, state, batch)
         with jax.numpy_dtype_promotion("standard"):  # as in `train_step`
             updates, _ = experiment.tx.update(grads, state.opt_state, state.params)
-        norms = {"gradient": optax.tree.norm(grads), "update": optax.tree.norm(updates)}
+        params = optax.apply_updates(state.params, updates)
+        norms = {"gradient": optax.tree.norm(grads), "new params": optax.tree.norm(params)}
         return [seen, loss, metrics, carry, grads, updates, norms]
 
     names = ("views", "loss", "metric", "carry", "gradient", "update", "norm of the")

@@ -1,4 +1,4 @@
-"""Steps that were not applied, since their loss, gradient or update was not finite: counted, and too many in a row."""
+"""Steps that were not applied, since they were not finite: counted, and the end of a run with too many in a row."""
 
 import pathlib
 from collections.abc import Callable

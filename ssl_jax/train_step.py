@@ -1,6 +1,5 @@
 """The one training step: views, loss, gradient, optimizer, teacher; the same for every method and any mesh."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -83,8 +82,8 @@ def make_train_step(
 
     The loss sees the global batch: batch norm, means and negatives are global by construction, whatever the devices.
 
-    A step whose loss, gradient or update is not finite (by its norm) is not applied: all but the counter of steps stays
-    as it was. `metrics["skipped"]` is 1 for it, and 0 for others.
+    A step whose loss or gradient is not finite, or whose parameters would not be (by their norms), is not applied: all
+    but the counter of steps stays as it was. `metrics["skipped"]` is 1 for it, and 0 for others.
     """
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
@@ -93,20 +92,13 @@ def make_train_step(
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         carry = method.update(params, carry, state.step)
-        grad_norm = optax.tree.norm(grads)
-        applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
-        kept = jax.tree.map(
-            functools.partial(jax.lax.select, applied),
-            {"params": params, "carry": carry, "opt_state": opt_state},
-            {"params": state.params, "carry": state.carry, "opt_state": state.opt_state},
-        )
-        skipped = 1.0 - applied.astype(jnp.float32)
-        return state.replace(step=state.step + 1, **kept), {
-            "loss": loss,
-            "grad_norm": grad_norm,
-            "skipped": skipped,
-            **metrics,
-        }
+        new = {"params": params, "carry": carry, "opt_state": opt_state}
+        old = {name: getattr(state, name) for name in new}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
+        applied = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(optax.tree.norm(params))
+        # A branch, since XLA would fuse a select into the arithmetic before it, and so change its last bits.
+        kept = jax.lax.cond(applied, lambda new, old: new, lambda new, old: old, new, old)
+        return state.replace(step=state.step + 1, **kept), {**metrics, "skipped": 1.0 - applied.astype(jnp.float32)}
 
     whole = replicated(mesh or data_mesh())
     return jax.jit(step, donate_argnums=0, out_shardings=(whole, None))

@@ -203,7 +203,7 @@ class MetricWriter:
         """
         if not self.active:
             return
-        row = {"step": step, "time": round(time.time() - self.started, 3), **metrics}
+        row: dict[str, Any] = {"step": step, "time": round(time.time() - self.started, 3), **metrics}
         row |= {} if digest is None else {"digest": digest}
         self._file.write(json.dumps(finite(row), allow_nan=False) + "\n")
         self._file.flush()

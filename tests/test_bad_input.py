@@ -171,7 +171,7 @@ def test_updates_that_are_not_finite(capsys, tmp_path):
     assert cli.main(["replay", f"--workdir={tmp_path}"]) == 0
     out = capsys.readouterr().out
     assert re.search(
-        r"Not finite:\n(  update .* values\n)*  norm of the update: inf\nImages \(rows of the data\): \d", out
+        r"Not finite:\n(  update .* values\n)*  norm of the new params: inf\nImages \(rows of the data\): \d", out
     )
 
 

@@ -15,7 +15,8 @@ import recipes
 from ssl_jax import UserError, checkpoint, signals, workdir
 from ssl_jax import pretrain as loop
 from ssl_jax.checkpoint import Checkpoints, Damaged
-from ssl_jax.evaluate import load_run
+from ssl_jax.digest import digest
+from ssl_jax.evaluate import config_of, load_run
 from ssl_jax.experiment import build
 from ssl_jax.training import initial_state
 
@@ -175,6 +176,23 @@ def test_no_flipped_bit_goes_unnoticed(undisturbed, tmp_path):
         finally:
             checkpoints.close()
     assert caught >= 6
+
+
+def test_checkpoint_of_an_earlier_version(tmp_path):
+    """A stored run of format 1 is read bit for bit and goes on; so does one from before there were digests."""
+    stored = pathlib.Path(__file__).parent / "fixtures" / "run_format_1"
+    row = workdir.read_metrics(stored)[-1]
+    config = config_of(workdir.read_run(stored))
+    for name in ("sealed", "older"):
+        directory = tmp_path / name
+        shutil.copytree(stored, directory)
+        if name == "older":
+            shutil.rmtree(directory / "checkpoints" / "4" / checkpoint.SEAL)
+        assert digest(load_run(directory, step=4)[1]) == row["digest"]
+        heard = []
+        state = loop.pretrain(config, directory, announce=heard.append)
+        assert heard[-1] == "Going on from the checkpoint of step 4."
+        assert int(state.step) == 6
 
 
 def test_checkpoint_of_a_later_version(undisturbed, tmp_path, monkeypatch):
