@@ -272,6 +272,7 @@ def _loop(experiment, state, parts, watch, checkpoints, position, writer, counte
                 began, seen_images = time.perf_counter(), 0
             if stuck:
                 iterator.close()
+                progress.close()
                 break
             if stop:
                 iterator.close()
