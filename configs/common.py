@@ -44,6 +44,7 @@ def base(method: str) -> ConfigDict:
     c.log_every = 50  # steps between lines of progress and metrics
     c.checkpoint_every = 1000  # steps; the end is always saved
     c.keep_checkpoints = 2
+    c.max_skipped_steps = 10  # in a row, not applied since loss or gradient is not finite, before the run stops
     c.probe = True  # online linear probe, where there are labels
     c.knn_every = 0  # steps between k-NN checks on training images; 0 is a fifth of the run, -1 never
     c.knn_bank = 5000

@@ -5,11 +5,13 @@ This file is the only one that knows orbax, whose interface is moving.
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,6 +20,14 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decision_policy
 
 from ssl_jax.core import PyTree, UserError
+from ssl_jax.digest import digest
+
+FORMAT = 1  # to be raised when older versions could not read what is written, or not correctly
+SEAL = "seal"  # the item with the format and the digests of the others; checkpoints before format 1 have none
+
+
+class Damaged(UserError):
+    """A checkpoint can't be read, or does not hold what was saved."""
 
 
 class Checkpoints:
@@ -57,10 +67,12 @@ class Checkpoints:
         """
         if self._manager.latest_step() == step:
             return False
+        if not (force or self._manager.should_save(step)):
+            return False
+        check_room(self._manager.directory, trees)
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        args = ocp.args.Composite(**items, position=ocp.args.JsonSave(position))
-        if force or self._manager.should_save(step):
-            check_room(self._manager.directory, trees)
+        items |= {"position": ocp.args.JsonSave(position), SEAL: ocp.args.JsonSave(seal(trees, position))}
+        args = ocp.args.Composite(**items)
         with file_errors():
             return self._manager.save(step, args=args, force=force)
 
@@ -68,22 +80,86 @@ class Checkpoints:
         """Restore named trees, shaped and placed as the abstract or concrete trees `like`, and the position.
 
         Raises:
-          UserError: there is no such checkpoint, or it can't be read.
+          Damaged: the checkpoint can't be read, or its bits are not those that were saved.
+          UserError: there is no such checkpoint, or it is of a later version of this library.
         """
         if step not in self.steps():
             raise UserError(f"There is no checkpoint of step {step}; there are {self.steps() or 'none'}.")
+        expected = self._digests(step)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
-        args = ocp.args.Composite(**items, position=ocp.args.JsonRestore())
-        try:
-            restored = self._manager.restore(step, args=args)
-        except (OSError, ValueError, KeyError, TypeError) as error:  # what orbax raises for files that are damaged
-            reason = next(iter(str(error).splitlines()), "")[:200]
+        restored = self._read(step, **items, position=ocp.args.JsonRestore())
+        trees, position = {name: restored[name] for name in like}, restored["position"]
+        made = seal(trees, position)["digests"] if expected else {}
+        wrong = [name for name, value in made.items() if expected.get(name) != value]
+        if wrong:
+            raise self._damaged(step, f"the bits of its {' and '.join(wrong)} are not those that were saved")
+        return trees, position
+
+    def _digests(self, step: int) -> dict[str, str]:
+        """What the trees' digests must be; nothing for checkpoints older than digests."""
+        if SEAL not in self.items(step):
+            return {}
+        found = self._read(step, **{SEAL: ocp.args.JsonRestore()})[SEAL]
+        if not isinstance(found, dict) or not isinstance(found.get("digests"), dict):
+            raise self._damaged(step, "its seal is not one")
+        if found.get("format") not in range(1, FORMAT + 1):
             raise UserError(
-                f"The checkpoint {self._manager.directory / str(step)} can't be read ({reason}); if it is damaged, "
-                "remove it to go on from the one before."
-            ) from error
-        return {name: restored[name] for name in like}, restored["position"]
+                f"The checkpoint {self._manager.directory / str(step)} has the format {found.get('format')}, and this "
+                f"version of ssl_jax reads up to {FORMAT}: use the version that wrote it, see run.json."
+            )
+        return found["digests"]
+
+    def _read(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except MemoryError:
+            raise
+        except Exception as error:  # orbax and what is below it raise anything for files that are damaged
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            raise self._damaged(step, next(iter(str(error).splitlines()), "")[:200] or repr(error)) from error
+
+    def _damaged(self, step: int, reason: str) -> Damaged:
+        return Damaged(f"The checkpoint {self._manager.directory / str(step)} is damaged or incomplete: {reason}.")
+
+    def restore_newest(self, like: Callable[[set[str]], dict[str, PyTree]]) -> tuple[int, dict, dict, list[Damaged]]:
+        """Restore the newest checkpoint that is whole, and set damaged ones that are newer aside.
+
+        These are moved to `damaged-checkpoints/STEP` beside the directory: nothing is deleted, and their steps may be
+        saved again. If none is whole, nothing is moved.
+
+        Args:
+          like: the trees to restore, see `restore`, of the names of those that a checkpoint holds.
+
+        Returns:
+          `(step, trees, position, damages)`; the last say why newer ones were not taken, newest first.
+
+        Raises:
+          UserError: there are checkpoints, and none is whole.
+        """
+        damages: list[Damaged] = []
+        for step in reversed(self.steps()):
+            try:
+                trees, position = self.restore(step, like(self.items(step)))
+            except Damaged as error:
+                damages.append(error)
+                continue
+            self._set_aside([newer for newer in self.steps() if newer > step])
+            return step, trees, position, damages
+        raise UserError(
+            f"None of the {len(damages)} checkpoints in {self._manager.directory} is whole. {damages[0]} Put back a "
+            "copy, or give another --workdir to start anew."
+        )
+
+    def _set_aside(self, steps: list[int]) -> None:
+        folder = self._manager.directory.parent / "damaged-checkpoints"
+        for step in steps:
+            folder.mkdir(exist_ok=True)
+            shutil.rmtree(folder / str(step), ignore_errors=True)
+            os.replace(self._manager.directory / str(step), folder / str(step))
+        if steps:
+            self._manager.reload()
 
     def restore_part(self, step: int, name: str, like: PyTree) -> PyTree:
         """Restore some branches of a named tree, as host arrays shaped as the abstract trees `like`.
@@ -121,6 +197,13 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+
+
+def seal(trees: dict[str, PyTree], position: dict[str, Any]) -> dict[str, Any]:
+    """The format and a digest of everything in a checkpoint, to be compared when it is read."""
+    text = json.dumps(position, sort_keys=True).encode()
+    digests = {name: digest(tree) for name, tree in trees.items()}
+    return {"format": FORMAT, "digests": {**digests, "position": hashlib.sha256(text).hexdigest()[:16]}}
 
 
 def check_room(directory: os.PathLike[str], trees: PyTree) -> None:

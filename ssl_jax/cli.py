@@ -22,6 +22,8 @@ USAGE = """Self-supervised image representation learning in JAX.
   ssl-jax evaluate --workdir=DIR [--protocol=knn,linear|help] [--encoder=student|teacher] [--layer=all]
   ssl-jax embed    --workdir=DIR --data=folder:PATH --out=FILE.npz
   ssl-jax report   --workdir=DIR
+  ssl-jax verify   --workdir=DIR [--steps=K]     # the same bits again?
+  ssl-jax replay   --workdir=DIR                 # what was not finite when the run stopped
   ssl-jax methods
 
 `ssl-jax COMMAND --help` tells a command's flags. A config is a name that ships with the library ({configs})
@@ -105,6 +107,18 @@ def threads_for_virtual_devices() -> None:
         os.environ.setdefault("PJRT_NPROC", "64")
 
 
+DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
+
+
+def deterministic() -> None:
+    """Have XLA use only GPU kernels that give the same bits every time; to be called before JAX starts its devices.
+
+    Autotuning is off, since it may choose other kernels in the next run. CPUs and TPUs need neither.
+    """
+    given = os.environ.get("XLA_FLAGS", "").split()
+    os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in DETERMINISTIC if flag not in given)])
+
+
 @contextlib.contextmanager
 def _settings() -> Iterator[None]:
     """For the time of a command: compiled programs kept between runs, and quiet libraries.
@@ -161,12 +175,16 @@ def _pretrain(argv: Sequence[str]) -> None:
     )
     flags.DEFINE_string("workdir", None, "Directory of the run; made if missing.", flag_values=values)
     flags.DEFINE_bool("report", True, "Write report.html at the end.", flag_values=values)
+    flags.DEFINE_bool("deterministic", False, "The same bits in every run on a GPU too; slower.", flag_values=values)
     default = check_fields(argv)
     _parse(values, argv, "pretrain")
     _required(values, "config", "workdir")
     check_tuples(_flag(values, "config"), default)
+    if _flag(values, "deterministic"):
+        deterministic()
     from ssl_jax import gallery, workdir
-    from ssl_jax.pretrain import Interrupted, pretrain
+    from ssl_jax.pretrain import pretrain
+    from ssl_jax.signals import Interrupted
 
     directory = pathlib.Path(_flag(values, "workdir"))
     try:
@@ -337,6 +355,33 @@ def _report(argv: Sequence[str]) -> None:
     say(f"Report: {path}")
 
 
+def _verify(argv: Sequence[str]) -> None:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "Directory of the run, which is only read.", flag_values=values)
+    flags.DEFINE_integer("steps", None, "How many; up to the first digest by default.", flag_values=values)
+    _parse(values, argv, "verify")
+    _required(values, "workdir")
+    from ssl_jax import verify, workdir
+
+    directory = pathlib.Path(_flag(values, "workdir"))
+    if DETERMINISTIC[0] in workdir.read_run(directory).get("xla_flags", ""):
+        deterministic()
+    verdict = verify.verify(directory, steps=_flag(values, "steps"), announce=say)
+    print(verify.explanation(verdict))
+    if verdict.differs is not None:
+        raise SystemExit(1)
+
+
+def _replay(argv: Sequence[str]) -> None:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "Directory of the run, which is only read.", flag_values=values)
+    _parse(values, argv, "replay")
+    _required(values, "workdir")
+    from ssl_jax.replay import replay
+
+    print(replay(_flag(values, "workdir")))
+
+
 def _methods(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     _parse(values, argv, "methods")
@@ -350,6 +395,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "evaluate": _evaluate,
     "embed": _embed,
     "report": _report,
+    "verify": _verify,
+    "replay": _replay,
     "methods": _methods,
 }
 

@@ -276,6 +276,7 @@ def build(
     mesh = data_mesh(devices)
     positive = ("batch_size", "rounds", "log_every", "checkpoint_every", "keep_checkpoints", "knn_bank", "knn_queries")
     check_positive(**{name: config[name] for name in positive})
+    check_positive(max_skipped_steps=config.get("max_skipped_steps", 1))  # older configs have none
     source = load_data(config, config.train_split)
     if config.batch_size > len(source):
         raise UserError(f"The batch size {config.batch_size} is larger than the data ({len(source)} images).")

@@ -1,5 +1,7 @@
 """What tells a collapsing run from a healthy one, and a probe that watches without touching the encoder."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -66,7 +68,8 @@ def init_probe(dim: int, classes: int) -> Probe:
 def update_probe(probe: Probe, features: Float[Array, "b d"], labels: Int[Array, " b"]) -> Probe:
     """One step on a batch's features, which are arrays here: no gradient can reach the encoder.
 
-    The accuracy is that of each batch before it is learned from, averaged over about the last 50 batches.
+    The accuracy is that of each batch before it is learned from, averaged over about the last 50 batches. Features that
+    are not finite change nothing.
     """
     features = at_least_float32(features).astype(jnp.float32)
     count = probe.count + 1
@@ -86,10 +89,12 @@ def update_probe(probe: Probe, features: Float[Array, "b d"], labels: Int[Array,
     hit = jnp.mean((jnp.argmax(logits, axis=1) == labels).astype(jnp.float32))
     with jax.numpy_dtype_promotion("standard"):  # as in `train_step`
         updates, opt_state = PROBE.update(grads, probe.opt_state, probe.params)
-    return Probe(
+    updated = Probe(
         params=optax.apply_updates(probe.params, updates),
         moments={"mean": mean, "square": square},
         opt_state=opt_state,
         accuracy=blend(probe.accuracy, hit),
         count=count,
     )
+    finite = jnp.isfinite(jnp.sum(features))
+    return jax.tree.map(functools.partial(jax.lax.select, finite), updated, probe)

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import pathlib
-import signal
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,41 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import collapse, data, monitors, teachers, workdir
+from ssl_jax import collapse, data, lock, monitors, signals, skips, teachers, workdir
 from ssl_jax.core import Metrics, TrainState, UserError
+from ssl_jax.digest import digest
 from ssl_jax.evaluation import knn_accuracy
 from ssl_jax.experiment import Experiment, build, check_micro_batches
 from ssl_jax.progress import Progress, line
 from ssl_jax.sharding import check_divisible, data_mesh
 from ssl_jax.training import initial_state, round_starts, train
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, and has saved."""
-
-    def __init__(self, signal_number: int, step: int):
-        """Remember by which signal and where."""
-        super().__init__(f"stopped at step {step}")
-        self.signal_number, self.step = signal_number, step
-
-
-@contextlib.contextmanager
-def catch_signals() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM in a list for the loop to see; a second one ends the process at once."""
-    seen: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        if seen:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        seen.append(number)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Watch:
@@ -112,19 +85,26 @@ def pretrain(
       announce: where messages go.
 
     Raises:
-      Interrupted: SIGINT or SIGTERM came; the state is saved.
-      UserError: the config, the data or the directory can't be used, or the loss is not finite.
+      signals.Interrupted: SIGINT or SIGTERM came; the state is saved.
+      UserError: the config, the data or the directory can't be used, another run is at work in it, the accelerator's
+        memory is too small, or too many steps in a row were not finite.
     """
-    from ssl_jax.checkpoint import Checkpoints  # orbax is heavy
-
     directory = pathlib.Path(directory)
     check_divisible(config.batch_size, data_mesh())
     check_micro_batches(config, data_mesh())
-    experiment = build(config, directory=directory)
-    source = experiment.source
-    record = workdir.describe_run(
-        config, command=command or [], source_name=repr(source), fingerprint=source.fingerprint
-    )
+    with out_of_memory(config):
+        experiment = build(config, directory=directory)
+        with lock.hold(directory, announce):
+            return _pretrain(experiment, directory, command or [], announce)
+
+
+def _pretrain(
+    experiment: Experiment, directory: pathlib.Path, command: list[str], announce: Callable[[str], None]
+) -> TrainState:
+    from ssl_jax.checkpoint import Checkpoints  # orbax is heavy
+
+    config, source = experiment.config, experiment.source
+    record = workdir.describe_run(config, command=command, source_name=repr(source), fingerprint=source.fingerprint)
     known = workdir.open_workdir(directory, record)
     if known:
         check_checkpoints_left(directory)
@@ -140,8 +120,13 @@ def pretrain(
         f"{source!r}, {experiment.steps:,} steps of {config.batch_size} on {experiment.mesh.size} "
         f"{jax.devices()[0].platform} device(s), into {directory}"
     )
+    counted = skips.Skips(config.get("max_skipped_steps", skips.LIMIT), announce)
     if checkpoints.steps():
-        state = restore(checkpoints, checkpoints.steps()[-1], state, watch)
+        state, position, damages = restore(checkpoints, state, watch)
+        for damage in damages:
+            announce(f"{damage} It was moved to {directory / 'damaged-checkpoints'}.")
+        counted.total, counted.in_a_row = position.get("skipped", 0), position.get("skipped_in_a_row", 0)
+        workdir.note_environment(directory, record, step=int(state.step))
         done = int(state.step) == experiment.steps
         announce(
             f"The run is complete: there is a checkpoint of its last step, {experiment.steps:,}."
@@ -154,8 +139,10 @@ def pretrain(
     with contextlib.ExitStack() as stack:
         try:
             writer = stack.enter_context(contextlib.closing(workdir.MetricWriter(directory, step=int(state.step))))
-            state = _loop(experiment, state, parts, watch, checkpoints, position, writer, announce)
+            state = _loop(experiment, state, parts, watch, checkpoints, position, writer, counted, announce)
             checkpoints.wait()
+            if counted.in_a_row >= counted.limit:
+                raise skips.stop(experiment, directory, counted, int(state.step))
             return state
         except OSError as error:
             raise UserError(
@@ -193,29 +180,58 @@ def count(params: Any) -> int:
     return sum(math.prod(x.shape) for x in jax.tree.leaves(params))
 
 
-def restore(checkpoints: Any, step: int, state: TrainState, watch: Watch | None = None) -> TrainState:
-    """The state of a checkpoint, shaped and placed as `state`; and the probe, if it was saved."""
-    if watch is not None and watch.probe is not None and "probe" in checkpoints.items(step):
-        trees, _ = checkpoints.restore(step, {"state": state, "probe": watch.probe})
-        watch.probe = trees["probe"]
-    else:
-        trees, _ = checkpoints.restore(step, {"state": state})
-    return trees["state"]
+def restore(
+    checkpoints: Any, state: TrainState, watch: Watch | None = None
+) -> tuple[TrainState, dict[str, Any], list[UserError]]:
+    """The state of the newest whole checkpoint, shaped and placed as `state`; and the probe, if it was saved.
+
+    Returns:
+      The state, the position in the data, and what was wrong with newer checkpoints.
+    """
+
+    def like(names: set[str]) -> dict[str, Any]:
+        probe = watch.probe if watch is not None and "probe" in names else None
+        return {"state": state} if probe is None else {"state": state, "probe": probe}
+
+    _, trees, position, damages = checkpoints.restore_newest(like)
+    if watch is not None:
+        watch.probe = trees.get("probe", watch.probe)
+    return trees["state"], position, damages
 
 
-def _loop(experiment, state, parts, watch, checkpoints, position, writer, announce) -> TrainState:
+@contextlib.contextmanager
+def out_of_memory(config: ConfigDict) -> Iterator[None]:
+    """Raise a `UserError` that names the settings that help, when the accelerator's memory is too small."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        wanted = re.search(r"allocat\w* ([\d.]+ ?\w*)", str(error))
+        device = jax.local_devices()[0]
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+        room = f", which has {limit / 2**30:.1f} GiB" if limit else ""
+        raise UserError(
+            f"The memory of the {device.device_kind}{room} is too small"
+            f"{f' (could not allocate {wanted[1].strip()})' if wanted else ''}: lower --config.batch_size (now "
+            f"{config.batch_size}), use --config.dtype=bfloat16 (now {config.dtype}) or a smaller --config.view_size "
+            f"(now {config.view_size}), or more devices."
+        ) from error
+
+
+def _loop(experiment, state, parts, watch, checkpoints, position, writer, counted, announce) -> TrainState:
     config, steps = experiment.config, experiment.steps
     rounds = np.asarray(round_starts(steps, config.rounds))
     alarm = Alarm(experiment.method.warn, announce)
-    progress, pending = Progress(), []
+    progress = Progress()
     began, seen_images = time.perf_counter(), 0
     step = int(state.step)
 
     def save(*, force: bool = False) -> None:
         trees = {"state": state} if watch.probe is None else {"state": state, "probe": watch.probe}
-        checkpoints.save(step, trees, {**position, "step": step}, force=force)
+        checkpoints.save(step, trees, {**position, "step": step, **counted.counts()}, force=force)
 
-    with catch_signals() as signals:
+    with signals.catch() as caught:
         iterator = train(
             experiment.method,
             experiment.source,
@@ -226,39 +242,44 @@ def _loop(experiment, state, parts, watch, checkpoints, position, writer, announ
             **parts,
         )
         for state, metrics, batch in iterator:
-            step += 1
-            pending.append({"loss": metrics["loss"], "gradient's norm": metrics["grad_norm"]})
+            step, stuck = step + 1, False
+            caught.unsaved = True
+            counted.add(metrics)
             watch.see(metrics, batch)
             seen_images += config.batch_size
-            last, stop = step == steps, bool(signals)
+            last, stop = step == steps, bool(caught)
             saving = step % config.checkpoint_every == 0 or last or stop
-            if step % config.log_every == 0 or saving or step == 1:
-                check_finite(pending, step, checkpoints)
-                pending.clear()
+            if step % config.log_every == 0 or saving or step == 1 or counted.due():
+                stuck = counted.count(step)
+                saving = saving or stuck
             if step % config.log_every == 0 or last:
                 elapsed = time.perf_counter() - began
                 speed = max(seen_images, 1) / elapsed
                 logged = {name: float(value) for name, value in metrics.items() if value.ndim == 0}
                 begun = rounds[rounds < step][-1]  # the round's first step, where its schedules began
                 logged["learning_rate"] = float(experiment.rate(jnp.asarray(step - 1 - begun)))
-                logged["images_per_second"] = round(speed, 1)
+                logged["images_per_second"], logged["skipped"] = round(speed, 1), counted.total
                 if "embedding" in metrics:
                     logged |= {name: float(value) for name, value in monitors.collapse(metrics["embedding"]).items()}
                 logged |= watch.report(state, step, last=last)
-                writer.write(step, logged)
+                writer.write(step, logged, digest=digest(state))
                 alarm.see(step, logged)
                 remaining = (steps - step) * config.batch_size / speed
                 progress.show(line(step, steps, logged, eta=remaining), keep=last or "knn_top1" in logged)
                 began, seen_images = time.perf_counter(), 0
             if saving:
-                save(force=last or stop)
+                save(force=last or stop or stuck)
             if step == 1:  # compilation is not speed
                 began, seen_images = time.perf_counter(), 0
+            if stuck:
+                iterator.close()
+                progress.close()
+                break
             if stop:
                 iterator.close()
                 progress.close()
                 checkpoints.wait()
-                raise Interrupted(signals[0], step)
+                raise signals.Interrupted(caught.seen[0], step)
     return state
 
 
@@ -275,14 +296,3 @@ class Alarm:
         if text and self.signs % 10 == 0:
             self.announce(f"Warning: step {step:,} looks like a collapse: {text}.")
         self.signs = self.signs + 1 if text else 0
-
-
-def check_finite(values: list[dict[str, jax.Array]], step: int, checkpoints: Any) -> None:
-    """Raise a `UserError` at the first of the last few steps (up to `step`) whose loss or gradient is not finite."""
-    for at, row in enumerate(jax.device_get(values), start=step - len(values) + 1):
-        for name, value in row.items():
-            if not np.isfinite(value):
-                raise UserError(
-                    f"The {name} is {value} at step {at}; nothing was saved since. {newest(checkpoints)} Try a lower "
-                    "--config.learning_rate, a longer warm-up, or --config.dtype=float32."
-                )

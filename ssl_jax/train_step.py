@@ -8,7 +8,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key, PRNGKeyArray
 
-from ssl_jax.core import Method, Metrics, PyTree, TrainState
+from ssl_jax.core import Carry, Method, Metrics, PyTree, TrainState
 from ssl_jax.sharding import data_mesh, replicated
 
 Views = Callable[[Key[Array, " b"], Array], PyTree]
@@ -56,6 +56,19 @@ def init_state(
     return jax.jit(init, out_shardings=replicated(mesh or data_mesh()))()
 
 
+def gradients(
+    method: Method, views: Views | None, state: TrainState, batch: PyTree, mesh: Mesh
+) -> tuple[Array, Carry, Metrics, PyTree]:
+    """Loss, carry, metrics and gradient of the step that `state` stands before; the loss finds the mesh around it."""
+    view_rng, loss_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
+    batch = with_views(views, view_rng, batch)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        (loss, (carry, metrics)), grads = jax.value_and_grad(method.loss, has_aux=True)(
+            state.params, state.carry, batch, loss_rng, state.step
+        )
+    return loss, carry, metrics, grads
+
+
 def make_train_step(
     method: Method, tx: optax.GradientTransformation, *, views: Views | None = None, mesh: Mesh | None = None
 ) -> Step:
@@ -70,21 +83,24 @@ def make_train_step(
 
     The loss sees the global batch: batch norm, means and negatives are global by construction, whatever the devices.
     It is traced with the mesh as the ambient one, so that losses can find it (`losses.ntxent` for its ring).
+
+    A step whose loss or gradient is not finite, or whose parameters would not be (by their norms), is not applied: all
+    but the counter of steps stays as it was. `metrics["skipped"]` is 1 for it, and 0 for others.
     """
     mesh = mesh or data_mesh()
 
     def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-        view_rng, loss_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
-        batch = with_views(views, view_rng, batch)
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            (loss, (carry, metrics)), grads = jax.value_and_grad(method.loss, has_aux=True)(
-                state.params, state.carry, batch, loss_rng, state.step
-            )
+        loss, carry, metrics, grads = gradients(method, views, state, batch, mesh)
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to int32 counts, which "strict" refuses
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         carry = method.update(params, carry, state.step)
+        new = {"params": params, "carry": carry, "opt_state": opt_state}
+        old = {name: getattr(state, name) for name in new}
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
-        return state.replace(step=state.step + 1, params=params, carry=carry, opt_state=opt_state), metrics
+        applied = jnp.isfinite(loss) & jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(optax.tree.norm(params))
+        # A branch, since XLA would fuse a select into the arithmetic before it, and so change its last bits.
+        kept = jax.lax.cond(applied, lambda new, old: new, lambda new, old: old, new, old)
+        return state.replace(step=state.step + 1, **kept), {**metrics, "skipped": 1.0 - applied.astype(jnp.float32)}
 
     return jax.jit(step, donate_argnums=0, out_shardings=(replicated(mesh), None))

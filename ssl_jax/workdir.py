@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import math
+import os
 import pathlib
 import platform
 import subprocess
@@ -17,7 +18,16 @@ from ssl_jax.core import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Fields of a config that don't change what is trained, so that a run may go on with other values.
-ONLOOKERS = ("log_every", "checkpoint_every", "keep_checkpoints", "probe", "knn_every", "knn_bank", "knn_queries")
+ONLOOKERS = (
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_skipped_steps",
+    "probe",
+    "knn_every",
+    "knn_bank",
+    "knn_queries",
+)
 
 
 def plain(value: Any) -> Any:
@@ -96,6 +106,8 @@ def describe_run(config: ConfigDict, *, command: list[str], source_name: str, fi
         "command": command,
         "versions": {"ssl_jax": importlib.metadata.version("ssl_jax"), "python": platform.python_version(), **versions},
         "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
+        "processes": jax.process_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "data": {"train": source_name, "fingerprint": fingerprint},
         "git": _git_commit(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -128,6 +140,19 @@ def open_workdir(workdir: pathlib.Path, record: dict[str, Any]) -> bool:
             "config to go on with that run."
         )
     return True
+
+
+ENVIRONMENT = ("versions", "devices", "processes", "xla_flags", "git", "command")
+
+
+def note_environment(workdir: pathlib.Path, record: dict[str, Any], *, step: int) -> None:
+    """Add to `run.json` that the run goes on from `step` with other versions, devices or flags, if that is so."""
+    before = read_run(workdir)
+    last = {**before, **(before.get("continued") or [{}])[-1]}
+    changed = {name: record[name] for name in ENVIRONMENT if last.get(name) != record[name] and name != "command"}
+    if changed and jax.process_index() == 0:
+        now = {"step": step, **{name: record[name] for name in ENVIRONMENT}, "created": record["created"]}
+        write_json(workdir / "run.json", {**before, "continued": [*before.get("continued", []), now]})
 
 
 def has_begun(workdir: pathlib.Path) -> bool:
@@ -171,11 +196,15 @@ class MetricWriter:
         # Events after `step` are hidden; the suffix tells files of the same second apart.
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, filename_suffix=f".{step}")
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Append one line; `time` is seconds of training since the run's start, pauses between runs left out."""
+    def write(self, step: int, metrics: dict[str, float], *, digest: str | None = None) -> None:
+        """Append one line; `time` is seconds of training since the run's start, pauses between runs left out.
+
+        `digest` is that of the state (see `ssl_jax.digest`), which TensorBoard does not show.
+        """
         if not self.active:
             return
-        row = {"step": step, "time": round(time.time() - self.started, 3), **metrics}
+        row: dict[str, Any] = {"step": step, "time": round(time.time() - self.started, 3), **metrics}
+        row |= {} if digest is None else {"digest": digest}
         self._file.write(json.dumps(finite(row), allow_nan=False) + "\n")
         self._file.flush()
         for name, value in metrics.items():

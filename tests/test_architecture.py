@@ -24,6 +24,7 @@ FLOORS = [
         "color_bins",
         "color_space",
         "data",
+        "digest",
         "losses",
         "memory",
         "monitors",
@@ -37,7 +38,22 @@ FLOORS = [
     },
     {"methods"},
     {"catalogue", "checkpoint", "evaluation", "interop", "micro_batches", "protocols", "train_step", "training"},
-    {"cli", "evaluate", "experiment", "gallery", "pretrain", "progress", "results", "teachers", "workdir"},
+    {
+        "cli",
+        "evaluate",
+        "experiment",
+        "gallery",
+        "lock",
+        "pretrain",
+        "progress",
+        "replay",
+        "results",
+        "signals",
+        "skips",
+        "teachers",
+        "verify",
+        "workdir",
+    },
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 HEAVY = (

@@ -98,7 +98,8 @@ def test_config(capsys, tmp_path, flags, said):
 COMMANDS = {
     "command": (
         ["pretain"],
-        "Unknown command 'pretain'; there is pretrain, evaluate, embed, report, methods. Did you mean 'pretrain'?",
+        "Unknown command 'pretain'; there is pretrain, evaluate, embed, report, verify, replay, methods. Did you mean "
+        "'pretrain'?",
     ),
     "config": (["pretrain", "--config=simclar:test", "--workdir=x"], "Did you mean 'simclr'?"),
     "config after a space": (["pretrain", "--config", "simclar:test", "--workdir=x"], "Did you mean 'simclr'?"),
@@ -108,6 +109,8 @@ COMMANDS = {
     "no workdir": (["pretrain", "--config=simclr:test"], "--workdir is missing"),
     "no run": (["evaluate", "--workdir=nowhere"], "There is no run in nowhere"),
     "no run to embed": (["embed", "--workdir=nowhere", "--data=digits", "--out=x.npz"], "There is no run in nowhere"),
+    "no run to verify": (["verify", "--workdir=nowhere"], "There is no run in nowhere"),
+    "no run to replay": (["replay", "--workdir=nowhere"], "No run in nowhere was stopped"),
     "no run to report": (["report", "--workdir=nowhere"], "There is no run in nowhere"),
 }
 
@@ -162,16 +165,18 @@ def test_failed_start_does_not_claim_the_workdir(capsys, tmp_path):
     assert cli.main(pretrain(tmp_path, "--config.steps=1")) == 0
 
 
-def test_loss_that_is_not_finite(capsys, tmp_path):
-    wild = ["--config.optimizer=sgd", "--config.steps=40", "--config.checkpoint_every=1", "--config.learning_rate=1e30"]
+def test_updates_that_are_not_finite(capsys, tmp_path):
+    """No step is applied: what is kept is the state that the run began with, and the replay says what overflows."""
+    wild = ["--config.optimizer=sgd", "--config.steps=40", "--config.checkpoint_every=5", "--config.learning_rate=1e38"]
     said = sentence(capsys, *pretrain(tmp_path, *wild))
-    step = int(re.search(r"at step (\d+);", said)[1])
-    assert step <= 3
-    saved = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
-    assert all(number < step for number in saved)
-    expected = f"The last good checkpoint is of step {saved[-1]}." if saved else "There is no checkpoint yet."
-    assert expected in said
+    assert "The steps 1 to 10 were not applied, 10 in a row" in said
     assert "learning_rate" in said
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [5, 10]
+    assert cli.main(["replay", f"--workdir={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(
+        r"Not finite:\n(  update .* values\n)*  norm of the new params: inf\nImages \(rows of the data\): \d", out
+    )
 
 
 def test_disk_that_is_full(capsys, trained, tmp_path, monkeypatch):

@@ -167,7 +167,7 @@ def stored(config, directory: pathlib.Path, state) -> tuple:
     watch.start(state)
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     try:
-        return restore(checkpoints, 12, state, watch), watch.probe
+        return restore(checkpoints, state, watch)[0], watch.probe
     finally:
         checkpoints.close()
 

@@ -3,6 +3,7 @@
 import itertools
 import os
 import pathlib
+import re
 import shutil
 import signal
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 import recipes
 
-from ssl_jax import UserError, workdir
+from ssl_jax import UserError, checkpoint, signals, workdir
 from ssl_jax import pretrain as loop
-from ssl_jax.checkpoint import Checkpoints
-from ssl_jax.evaluate import load_run
+from ssl_jax.checkpoint import Checkpoints, Damaged
+from ssl_jax.digest import digest
+from ssl_jax.evaluate import config_of, load_run
 from ssl_jax.experiment import build
 from ssl_jax.training import initial_state
 
@@ -49,7 +51,7 @@ def test_signal_between_two_checkpoints(undisturbed, tmp_path, monkeypatch, numb
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     loop_train = loop.train
     monkeypatch.setattr(loop, "train", interrupted)
-    with pytest.raises(loop.Interrupted) as stop:
+    with pytest.raises(signals.Interrupted) as stop:
         pretrain(tmp_path)
     assert (stop.value.step, stop.value.signal_number) == (6, number)
     assert steps_saved(tmp_path) == [4, 6]
@@ -112,22 +114,89 @@ def test_another_number_of_devices(undisturbed):
     checkpoints.close()
     recipes.assert_same_bits(trees["state"], undisturbed[1])
     assert {len(x.sharding.device_set) for x in jax.tree.leaves(trees)} == {1}
-    assert position == {"seed": 0, "batch_size": 64, "fingerprint": parts.source.fingerprint, "step": 9}
+    counts = {"skipped": 0, "skipped_in_a_row": 0}
+    assert position == {"seed": 0, "batch_size": 64, "fingerprint": parts.source.fingerprint, "step": 9, **counts}
 
 
-def test_damaged_checkpoint(undisturbed, tmp_path):
+def flip(path: pathlib.Path, where: float) -> None:
+    """Turn one bit of a file."""
+    raw = bytearray(path.read_bytes())
+    raw[int(where * len(raw))] ^= 16
+    path.write_bytes(raw)
+
+
+def truncate(path: pathlib.Path, where: float) -> None:
+    os.truncate(path, int(where * path.stat().st_size))
+
+
+def files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+@pytest.mark.parametrize("hurt", [flip, truncate])
+def test_run_goes_on_from_the_newest_whole_checkpoint(undisturbed, tmp_path, hurt):
     directory = tmp_path / "run"
     shutil.copytree(undisturbed[0], directory)
-    for path in (directory / "checkpoints" / "9" / "state").rglob("*"):
-        if path.is_file():
-            os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(UserError, match=r"checkpoints/9 can't be read .* remove it to go on from the one before"):
-        pretrain(directory)
-    assert steps_saved(directory) == [8, 9]
-    shutil.rmtree(directory / "checkpoints" / "9")
+    for path in files(directory / "checkpoints" / "9" / "state"):
+        hurt(path, 0.6)
+    with pytest.raises(UserError, match=r"checkpoints/9 is damaged or incomplete: \S+"):
+        load_run(directory)
+    assert steps_saved(directory) == [8, 9], "evaluation moves nothing"
     state, heard = pretrain(directory)
-    assert "step 8" in heard[-1]
+    assert re.search(r"checkpoints/9 is damaged or incomplete: .* moved to .*damaged-checkpoints", heard[-2])
+    assert heard[-1] == "Going on from the checkpoint of step 8."
     recipes.assert_same_bits(state, undisturbed[1])
+    assert steps_saved(directory) == [8, 9]
+    assert [path.name for path in (directory / "damaged-checkpoints").iterdir()] == ["9"]
+    for step in (8, 9):
+        truncate(max(files(directory / "checkpoints" / str(step) / "state"), key=os.path.getsize), 0.5)
+    with pytest.raises(UserError, match=r"None of the 2 checkpoints in .* is whole"):
+        pretrain(directory)
+    assert steps_saved(directory) == [8, 9], "nothing starts anew, and nothing is moved"
+
+
+def test_no_flipped_bit_goes_unnoticed(undisturbed, tmp_path):
+    """Any file, any place: either the very bits that were saved come back, or an error."""
+    parts = build(recipes.config("simclr", **FIELDS))
+    like = initial_state(parts.method, parts.source, tx=parts.tx, views=parts.views, mesh=parts.mesh)
+    rng, caught = np.random.default_rng(0), 0
+    for number in range(12):
+        directory = tmp_path / str(number)
+        shutil.copytree(undisturbed[0] / "checkpoints" / "9", directory / "9")
+        largest = sorted(files(directory), key=os.path.getsize, reverse=True)
+        (flip, truncate)[number % 2](largest[number // 2], rng.random())
+        checkpoints = Checkpoints(directory, read_only=True)
+        try:
+            trees, _ = checkpoints.restore(9, {"state": like})
+            recipes.assert_same_bits(trees["state"], undisturbed[1])
+        except Damaged:
+            caught += 1
+        finally:
+            checkpoints.close()
+    assert caught >= 2, "the rest hit what nothing depends on"
+
+
+def test_checkpoint_of_an_earlier_version(tmp_path):
+    """A stored run of format 1 is read bit for bit and goes on; so does one from before there were digests."""
+    stored = pathlib.Path(__file__).parent / "fixtures" / "run_format_1"
+    row = workdir.read_metrics(stored)[-1]
+    config = config_of(workdir.read_run(stored))
+    for name in ("sealed", "older"):
+        directory = tmp_path / name
+        shutil.copytree(stored, directory)
+        if name == "older":
+            shutil.rmtree(directory / "checkpoints" / "4" / checkpoint.SEAL)
+        assert digest(load_run(directory, step=4)[1]) == row["digest"]
+        heard = []
+        state = loop.pretrain(config, directory, announce=heard.append)
+        assert heard[-1] == "Going on from the checkpoint of step 4."
+        assert int(state.step) == 6
+
+
+def test_checkpoint_of_a_later_version(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT - 1)
+    with pytest.raises(UserError, match="has the format 1, and this version of ssl_jax reads up to 0"):
+        pretrain(undisturbed[0])
 
 
 def test_write_that_fails_is_an_error_of_the_system(tmp_path):

@@ -1,0 +1,84 @@
+"""One run at a time in a workdir: a lock that the system lets go of when its process ends, however it ends."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+import jax
+
+from ssl_jax.core import UserError
+
+FILE = ".lock"
+
+
+@contextlib.contextmanager
+def hold(directory: pathlib.Path, announce: Callable[[str], None]) -> Iterator[None]:
+    """Keep other runs out of `directory` (made if missing) while the context lasts.
+
+    The file `.lock` names the owner, and is empty when there is none. What counts is the system's lock on it (flock),
+    which ends with the process even after kill -9: an owner without it is stale, and is taken over with a word about
+    it. Of a run on several hosts, the first process holds the lock for all.
+
+    Raises:
+      UserError: another process holds it, or the directory can't be written.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"The workdir {directory} can't be written: {error.strerror or error}.") from error
+    with file:
+        free, owner = _acquire(file, announce), _read(file)
+        if not free:
+            raise UserError(
+                f"Another run is at work in {directory} ({_words(owner)}); wait for it, stop it, or use another "
+                "--workdir."
+            )
+        if owner:
+            announce(f"A run was killed here ({_words(owner)}); its lock is taken over.")
+        _write(file, {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")})
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # the disk is full, or gone: the lock ends with the file anyway
+                _write(file, {})
+
+
+def _acquire(file: TextIO, announce: Callable[[str], None]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        announce("This file system knows no locks: see to it that no second run works in the same workdir.")
+    return True
+
+
+def _read(file: TextIO) -> dict[str, Any]:
+    file.seek(0)
+    try:
+        return json.loads(file.read())
+    except json.JSONDecodeError:  # empty, or half-written
+        return {}
+
+
+def _write(file: TextIO, owner: dict[str, Any]) -> None:
+    file.truncate(0)
+    file.write(json.dumps(owner) if owner else "")
+    file.flush()
+
+
+def _words(owner: dict[str, Any]) -> str:
+    return f"process {owner['pid']} on {owner['host']}, since {owner['since']}" if owner else "it has just begun"

@@ -1,0 +1,140 @@
+"""Kill a real run with SIGKILL at chosen moments, start it again, and compare its end with an undisturbed run's."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+MOMENTS = ("start", "training", "save", "evaluation")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is run: the k-NN check comes every `evaluate` steps, a line every step."""
+
+    config: str = "simclr:test"
+    steps: int = 600
+    interval: int = 20
+    evaluate: int = 7
+
+    def command(self, workdir: pathlib.Path) -> list[str]:
+        settings = {
+            "steps": self.steps,
+            "checkpoint_every": self.interval,
+            "log_every": 1,
+            "knn_every": self.evaluate,
+        }
+        flags = [f"--config.{name}={value}" for name, value in settings.items()]
+        command = [sys.executable, "-m", "ssl_jax", "pretrain", f"--config={self.config}", f"--workdir={workdir}"]
+        return [*command, "--noreport", *flags]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kill:
+    """One kill: when, the step it had come to, the newest whole checkpoint then, and where the next run went on."""
+
+    moment: str
+    reached: int
+    saved: int
+    resumed: int = -1
+
+
+def start(plan: Plan, workdir: pathlib.Path, log: pathlib.Path) -> subprocess.Popen:
+    """Begin a run on one device; what it says goes to `log`."""
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    with log.open("w") as file:
+        return subprocess.Popen(plan.command(workdir), env=environment, stdout=file, stderr=file)
+
+
+def reached(workdir: pathlib.Path) -> int:
+    """The last step with a whole line in `metrics.jsonl`."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    for line in reversed(lines):
+        try:
+            return json.loads(line)["step"]
+        except json.JSONDecodeError:
+            continue
+    return 0
+
+
+def saved(workdir: pathlib.Path) -> int:
+    """The newest whole checkpoint."""
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def wait(process: subprocess.Popen, condition: Callable[[], bool], seconds: float = 300.0) -> None:
+    """Until the condition holds, or the process has ended."""
+    end = time.monotonic() + seconds
+    while process.poll() is None and not condition():
+        assert time.monotonic() < end, "the run stands still"
+        time.sleep(0.002)
+
+
+def kill(plan: Plan, workdir: pathlib.Path, log: pathlib.Path, moment: str, rng: random.Random) -> Kill | None:
+    """Start the run, kill it at the moment, and return what was seen; None if it ended before."""
+    process, before = start(plan, workdir, log), reached(workdir)
+    began, target = saved(workdir), before + rng.randint(1, 2 * plan.interval)
+    if moment == "start":  # interpreter, data, restoring and the first compilation
+        end = time.monotonic() + rng.uniform(0.0, 12.0)
+        wait(process, lambda: time.monotonic() > end)
+    elif moment == "save":
+        wait(process, lambda: saved(workdir) > began or any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")))
+        time.sleep(rng.uniform(0.0, 0.1))
+    elif moment == "evaluation":
+        wait(process, lambda: reached(workdir) > began and (reached(workdir) + 1) % plan.evaluate == 0)
+        time.sleep(rng.uniform(0.0, 0.05))
+    else:
+        wait(process, lambda: reached(workdir) >= target)
+        time.sleep(rng.uniform(0.0, 0.05))
+    if process.poll() is not None:
+        assert process.returncode == 0, log.read_text()
+        return None
+    process.kill()
+    process.wait()
+    return Kill(moment, reached(workdir), saved(workdir))
+
+
+def finish(plan: Plan, workdir: pathlib.Path, log: pathlib.Path) -> str:
+    """Run to the end; the digest of the last state."""
+    assert start(plan, workdir, log).wait() == 0, log.read_text()
+    row = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["step"] == plan.steps
+    return row["digest"]
+
+
+def resumed(log: pathlib.Path) -> int | None:
+    """The step that a run went on from, as it said; None if it had not come so far."""
+    text = log.read_text()
+    found = re.search(r"Going on from the checkpoint of step ([\d,]+)", text)
+    if found:
+        return int(found[1].replace(",", ""))
+    return 0 if "starting at step 0" in text or re.search(r"^step 1/", text, re.MULTILINE) else None
+
+
+def chaos(
+    plan: Plan, folder: pathlib.Path, kills: int, seed: int, say: Callable[[str], None]
+) -> tuple[list[Kill], str, str]:
+    """Kill one run so many times and let it end; returns the kills and the digests of both runs' ends."""
+    rng, done = random.Random(seed), []
+    log, workdir = folder / "log.txt", folder / "killed"
+    while len(done) < kills:
+        moment = MOMENTS[len(done) % len(MOMENTS)]
+        last = kill(plan, workdir, log, moment, rng)
+        if last is None:
+            say(f"The run was over after {len(done)} kills: it needs more steps.")
+            break
+        came = resumed(log)
+        if done and came is not None:
+            assert came >= done[-1].saved, f"{done[-1]} went on from {came}"
+        done.append(dataclasses.replace(last, resumed=-1 if came is None else came))
+        say(f"{len(done):3}  {moment:10}  step {last.reached:5}  newest whole checkpoint {last.saved:5}")
+    return done, finish(plan, workdir, log), finish(plan, folder / "alone", log)
