@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if variant == "fashion_mnist":
         c = common.fashion_mnist(c)
         c.normalize = "none"
-        # 4 x 4 patches, an image of which costs as much as 5 images of the other methods; two rows ahead share no pixels.
+        # 4 x 4 patches; those two rows ahead share no pixels.
         c.method_args = ConfigDict({"patch": 8, "stride": 6, "ahead": (2,), "dim": 64, "width": 64, "depth": 2})
         c.encoder_args = ConfigDict({"strides": (1, 2, 2, 1), "norm": "layer"})  # a patch gives a map of 2 x 2
         c.augment = "single"
