@@ -171,8 +171,8 @@ def build_method(
 
 
 def in_micro_batches(method: Method, config: ConfigDict) -> Method:
-    """The method on `config.micro_batches` micro-batches; configs from before there were any have one."""
-    count, accumulate = config.get("micro_batches", 1), config.get("accumulate", "no")
+    """The method on `config.micro_batches` micro-batches."""
+    count, accumulate = config.micro_batches, config.accumulate
     if accumulate == "no":
         return gradient_caching(method, count)
     if accumulate not in ("yes", "forced"):
@@ -182,7 +182,7 @@ def in_micro_batches(method: Method, config: ConfigDict) -> Method:
 
 def check_micro_batches(config: ConfigDict, mesh: Mesh) -> None:
     """Raise a `UserError` if micro-batches would not be of one size on every device."""
-    count = config.get("micro_batches", 1)
+    count = config.micro_batches
     check_positive(micro_batches=count)
     if count > 1 and config.batch_size % (count * mesh.size):
         fits = [n for n in range(1, config.batch_size + 1) if config.batch_size % (n * mesh.size) == 0]
@@ -276,7 +276,7 @@ def build(
     mesh = data_mesh(devices)
     positive = ("batch_size", "rounds", "log_every", "checkpoint_every", "keep_checkpoints", "knn_bank", "knn_queries")
     check_positive(**{name: config[name] for name in positive})
-    check_positive(max_skipped_steps=config.get("max_skipped_steps", 1))  # older configs have none
+    check_positive(max_skipped_steps=config.max_skipped_steps)
     source = load_data(config, config.train_split)
     if config.batch_size > len(source):
         raise UserError(f"The batch size {config.batch_size} is larger than the data ({len(source)} images).")

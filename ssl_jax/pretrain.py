@@ -120,7 +120,7 @@ def _pretrain(
         f"{source!r}, {experiment.steps:,} steps of {config.batch_size} on {experiment.mesh.size} "
         f"{jax.devices()[0].platform} device(s), into {directory}"
     )
-    counted = skips.Skips(config.get("max_skipped_steps", skips.LIMIT), announce)
+    counted = skips.Skips(config.max_skipped_steps, announce)
     if checkpoints.steps():
         state, position, damages = restore(checkpoints, state, watch)
         for damage in damages:

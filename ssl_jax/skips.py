@@ -11,7 +11,6 @@ from ssl_jax.core import Metrics, UserError
 from ssl_jax.experiment import Experiment
 
 FILE = "nonfinite.json"
-LIMIT = 10  # for configs older than the field
 
 
 class Skips:

@@ -29,6 +29,9 @@ ONLOOKERS = (
     "knn_queries",
 )
 
+# Fields that configs did not always have, and what a run from before was made with.
+LATER = {"micro_batches": 1, "accumulate": "no", "max_skipped_steps": 10}
+
 
 def plain(value: Any) -> Any:
     """A config value as JSON has it: tuples become lists, nested configs dicts."""
@@ -56,14 +59,15 @@ def finite(value: Any) -> Any:
 
 
 def read_run(workdir: pathlib.Path) -> dict[str, Any]:
-    """The record of a run, or a `UserError` if there is none."""
+    """The record of a run, or a `UserError` if there is none; its config has the fields that came later, too."""
     path = workdir / "run.json"
     if not path.is_file():
         raise UserError(f"There is no run in {workdir} (no run.json); start one with `ssl-jax pretrain --workdir=...`.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged: {error}.") from error
+    return {**record, "config": {**LATER, **record["config"]}}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
