@@ -20,6 +20,8 @@ from ssl_jax.evaluate import config_of, load_run
 from ssl_jax.experiment import build
 from ssl_jax.training import initial_state
 
+# Where one array can't be read, those that are still under way find their event loop closed when they come to an end.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 FIELDS = {"steps": 9, "log_every": 4, "checkpoint_every": 4, "knn_every": -1, "probe": False}
 
 
