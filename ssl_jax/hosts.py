@@ -90,7 +90,9 @@ def arguments(
 def on_tpu_vm(environment: Mapping[str, str]) -> bool:
     """Whether this is a virtual machine with TPU chips, which may be one of a slice's; its metadata will tell JAX."""
     wanted = environment.get("JAX_PLATFORMS", "tpu")
-    return "tpu" in wanted and any(pathlib.Path("/dev").glob("accel[0-9]*"))
+    return "tpu" in wanted and any(
+        next(pathlib.Path("/dev").glob(name), None) for name in ("accel[0-9]*", "vfio/[0-9]*")
+    )
 
 
 @contextlib.contextmanager
@@ -257,9 +259,9 @@ def lost() -> Iterator[None]:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         words = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "coordination", "CoordinationService", "Barrier")
-        if jax.process_count() == 1 or not any(word in str(error) for word in words):
+        if isinstance(error, UserError) or jax.process_count() == 1 or not any(word in str(error) for word in words):
             raise
-        reason = next(iter(str(error).splitlines()), "")[:150]
+        reason = next(iter(str(error).splitlines()), "")[:200]
         raise Lost(
             f"Another process of this run has ended or can't be reached ({reason}). Its own messages say why; the same "
             "command on all hosts goes on from the newest checkpoint."

@@ -135,9 +135,7 @@ def _pretrain(
         f"{jax.devices()[0].platform} device(s){processes}, into {directory}"
     )
     counted = skips.Skips(config.max_skipped_steps, announce)
-    hosts.agree(
-        {"checkpoints": checkpoints.steps()}, f"{directory} must be on a file system that all hosts share, or gs://."
-    )
+    hosts.agree({"checkpoints": checkpoints.steps()}, f"{directory} must be on a file system that all hosts share.")
     if checkpoints.steps():
         state, position, damages = restore(checkpoints, state, watch)
         for damage in damages:
