@@ -86,7 +86,7 @@ def test_slurm_requeues_what_was_saved(tools):
         assert "scontrol" not in done.stdout
 
 
-def test_a_tpu_slice_that_is_taken_away_is_asked_for_again(tools):
+def test_a_tpu_slice_that_is_taken_away_is_asked_for_again(tools, tmp_path):
     """Asked for, prepared, lost in the middle of training, asked for again, trained to the end, deleted."""
     gcloud = """
     echo "$3 $4 ${*: -1}" >>"$LOG"
@@ -100,8 +100,10 @@ def test_a_tpu_slice_that_is_taken_away_is_asked_for_again(tools):
     done = tools("tpu_pod.sh", "simclr", "/mnt/a b", programs={"gcloud": gcloud}, ZONE="z", SPOT="yes", PAUSE="0")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Asking for a v4-32 in z") == 2
-    log = (pathlib.Path(done.args[0]).parent, done.stderr)
-    assert log[1].rstrip().endswith("deleting the slice.")
+    assert done.stderr.rstrip().endswith("deleting the slice.")
+    kinds = [line.split(" ", 2)[:2] for line in (tmp_path / "bin" / "log").read_text().splitlines()]
+    assert kinds.count(["queued-resources", "create"]) == kinds.count(["queued-resources", "delete"]) == 2
+    assert kinds.count(["tpu-vm", "scp"]) == 2
 
 
 def test_the_manifest_starts_a_run_on_every_host():
