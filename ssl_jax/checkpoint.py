@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decision_policy
 
+from ssl_jax import hosts
 from ssl_jax.core import PyTree, UserError
 from ssl_jax.digest import digest
 
@@ -112,6 +113,12 @@ class Checkpoints:
 
     def _read(self, step: int, **items: Any) -> Any:
         try:
+            return hosts.together(lambda: self._read_here(step, **items))
+        except hosts.Agreed as error:
+            raise Damaged(str(error)) from error
+
+    def _read_here(self, step: int, **items: Any) -> Any:
+        try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except MemoryError:
             raise
@@ -154,10 +161,11 @@ class Checkpoints:
 
     def _set_aside(self, steps: list[int]) -> None:
         folder = self._manager.directory.parent / "damaged-checkpoints"
-        for step in steps:
+        for step in steps if hosts.is_first() else []:
             folder.mkdir(exist_ok=True)
             shutil.rmtree(folder / str(step), ignore_errors=True)
             os.replace(self._manager.directory / str(step), folder / str(step))
+        hosts.exchange("moved")  # the others wait for the first
         if steps:
             self._manager.reload()
 

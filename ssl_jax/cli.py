@@ -176,25 +176,53 @@ def _pretrain(argv: Sequence[str]) -> None:
     flags.DEFINE_string("workdir", None, "Directory of the run; made if missing.", flag_values=values)
     flags.DEFINE_bool("report", True, "Write report.html at the end.", flag_values=values)
     flags.DEFINE_bool("deterministic", False, "The same bits in every run on a GPU too; slower.", flag_values=values)
+    define_hosts(values)
     default = check_fields(argv)
     _parse(values, argv, "pretrain")
     _required(values, "config", "workdir")
     check_tuples(_flag(values, "config"), default)
     if _flag(values, "deterministic"):
         deterministic()
-    from ssl_jax import gallery, workdir
+    with join_hosts(values):
+        _pretrain_here(values)
+
+
+def _pretrain_here(values: flags.FlagValues) -> None:
+    """Train in this process, with others if it has joined any; the first speaks for all."""
+    from ssl_jax import gallery, hosts, workdir
     from ssl_jax.pretrain import pretrain
     from ssl_jax.signals import Interrupted
 
     directory = pathlib.Path(_flag(values, "workdir"))
+    tell = say if hosts.is_first() else lambda text: None
     try:
         pretrain(_flag(values, "config"), directory, command=workdir.command_line())
     except Interrupted as stop:
-        say(f"Stopped at step {stop.step:,} and saved. The same command goes on from there.")
+        tell(f"Stopped at step {stop.step:,} and saved. The same command goes on from there.")
         raise SystemExit(128 + stop.signal_number) from None
     if _flag(values, "report"):
-        say(f"Report: {gallery.write_report(directory)}")
-    say(f"Next: ssl-jax evaluate --workdir={directory} --protocol=knn,linear")
+        tell(f"Report: {gallery.write_report(directory)}")
+    tell(f"Next: ssl-jax evaluate --workdir={directory} --protocol=knn,linear")
+
+
+def define_hosts(values: flags.FlagValues) -> None:
+    """Flags of a run on several hosts."""
+    text = "auto joins the other processes of Slurm, Open MPI, Kubernetes or a TPU slice; off is a process by itself."
+    flags.DEFINE_enum("distributed", "auto", ["auto", "off"], text, flag_values=values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several processes.", flag_values=values)
+    flags.DEFINE_integer("processes", None, "How many there are.", flag_values=values)
+    flags.DEFINE_integer("process", None, "Which one this is, from 0.", flag_values=values)
+    flags.DEFINE_integer("host_timeout", 300, "Seconds to wait for the others.", lower_bound=1, flag_values=values)
+
+
+def join_hosts(values: flags.FlagValues) -> contextlib.AbstractContextManager[None]:
+    """The session of all processes of this run, see `hosts.session`."""
+    if _flag(values, "distributed") == "off":
+        return contextlib.nullcontext()
+    from ssl_jax import hosts
+
+    where = {name: _flag(values, name) for name in ("coordinator", "processes", "process")}
+    return hosts.session(**where, timeout=_flag(values, "host_timeout"))
 
 
 def check_fields(argv: Sequence[str]) -> Any:
@@ -434,4 +462,8 @@ def main(argv: Sequence[str] | None = None) -> Any:
     else:
         return 0
     say(f"ssl-jax: {text}{'' if text.endswith(('.', '?')) else '.'}")
+    if "jax" in sys.modules:
+        from ssl_jax import hosts
+
+        hosts.leave()
     return 1

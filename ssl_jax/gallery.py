@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ssl_jax import data, report, results, workdir
+from ssl_jax import data, hosts, report, results, workdir
 from ssl_jax.core import PyTree, TrainState, UserError
 from ssl_jax.evaluate import load_run
 from ssl_jax.experiment import Experiment, load_data, normalization
@@ -112,14 +112,19 @@ def write_report(directory: str | pathlib.Path, *, encoder: str = "student", ste
         test = experiment.source
     record = results.read(directory)
     evaluation = None if record is None else {**record, "results": results.current(record)}
+    parts: dict[str, Any] = {  # made by all processes of a run that has several, and written by the first
+        "views": views(experiment),
+        "pictures": pictures(experiment, state),
+        "neighbours": neighbours(experiment, state, test, encoder=encoder),
+        "embedding_map": embedding_map(experiment, state, test, encoder=encoder) if len(test) >= 10 else None,
+    }
+    if not hosts.is_first():
+        return directory / "report.html"
     return report.write(
         directory,
         title=f"{experiment.config.method} on {experiment.config.data}",
         run=workdir.read_run(directory),
         metrics=workdir.read_metrics(directory),
         evaluation=evaluation,
-        views=views(experiment),
-        pictures=pictures(experiment, state),
-        neighbours=neighbours(experiment, state, test, encoder=encoder),
-        embedding_map=embedding_map(experiment, state, test, encoder=encoder) if len(test) >= 10 else None,
+        **parts,
     )

@@ -4,6 +4,7 @@ import contextlib
 import math
 import pathlib
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import collapse, data, lock, monitors, signals, skips, teachers, workdir
+from ssl_jax import collapse, data, hosts, lock, monitors, signals, skips, teachers, workdir
 from ssl_jax.core import Metrics, TrainState, UserError
 from ssl_jax.digest import digest
 from ssl_jax.evaluation import knn_accuracy
 from ssl_jax.experiment import Experiment, build, check_micro_batches
 from ssl_jax.progress import Progress, line
-from ssl_jax.sharding import check_divisible, data_mesh
+from ssl_jax.sharding import check_divisible, data_mesh, put, whole
 from ssl_jax.training import initial_state, round_starts, train
 
 
@@ -50,22 +51,24 @@ class Watch:
             pooled, _ = jax.eval_shape(experiment.method.encode, state.params, state.carry, example)
             classes = experiment.source.classes
             assert classes is not None
-            self.probe = monitors.init_probe(pooled.shape[-1], len(classes))
+            self.probe = whole(monitors.init_probe(pooled.shape[-1], len(classes)), experiment.mesh)
 
     def see(self, metrics: Metrics, batch: dict[str, np.ndarray]) -> None:
         """Update the probe with the features of a step."""
         if self.probe is not None and "features" in metrics:
-            features = jax.device_put(metrics["features"], jax.devices()[0])
-            self.probe = monitors.update_probe(self.probe, features, jax.device_put(batch["label"], jax.devices()[0]))
+            mesh = self.experiment.mesh
+            features, labels = whole((metrics["features"], put(batch["label"], mesh)), mesh)
+            self.probe = monitors.update_probe(self.probe, features, labels)
 
     def report(self, state: TrainState, step: int, *, last: bool) -> dict[str, float]:
         """Accuracies to log at this step."""
         found = {} if self.probe is None else {"probe_accuracy": float(self.probe.accuracy)}
         if self.knn_every and (step % self.knn_every == 0 or last):
             bank, queries = (self.experiment.embed(state, source) for source in (self.bank, self.queries))
-            k = min(20, len(bank))
-            accuracy = knn_accuracy(bank, self.bank.labels, queries, self.queries.labels, ks=(k,))
-            found["knn_top1"] = accuracy[k]
+            if hosts.is_first():
+                k = min(20, len(bank))
+                accuracy = knn_accuracy(bank, self.bank.labels, queries, self.queries.labels, ks=(k,))
+                found["knn_top1"] = accuracy[k]
         return found
 
 
@@ -90,12 +93,23 @@ def pretrain(
         memory is too small, or too many steps in a row were not finite.
     """
     directory = pathlib.Path(directory)
+    if not hosts.is_first():
+        announce = silent
+    hosts.agree(workdir.environment(config), "Give all hosts the same command and the same versions.")
+    with hosts.lost(), out_of_memory(config), contextlib.ExitStack() as stack:
+        experiment = hosts.together(lambda: _checked(config, directory))
+        hosts.on_first(lambda: stack.enter_context(lock.hold(directory, announce)))
+        return _pretrain(experiment, directory, command or [], announce)
+
+
+def _checked(config: ConfigDict, directory: pathlib.Path) -> Experiment:
     check_divisible(config.batch_size, data_mesh())
     check_micro_batches(config, data_mesh())
-    with out_of_memory(config):
-        experiment = build(config, directory=directory)
-        with lock.hold(directory, announce):
-            return _pretrain(experiment, directory, command or [], announce)
+    return build(config, directory=directory)
+
+
+def silent(text: str) -> None:
+    """Say nothing: of several processes, the first speaks for all."""
 
 
 def _pretrain(
@@ -105,9 +119,8 @@ def _pretrain(
 
     config, source = experiment.config, experiment.source
     record = workdir.describe_run(config, command=command, source_name=repr(source), fingerprint=source.fingerprint)
-    known = workdir.open_workdir(directory, record)
-    if known:
-        check_checkpoints_left(directory)
+    hosts.agree({"data": source.fingerprint}, "All hosts must read the same images.")
+    known = hosts.on_first(lambda: claim(directory, record))
     if experiment.teacher is not None:
         teachers.keep(experiment.teacher, directory)
     checkpoints = Checkpoints(directory / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints)
@@ -115,12 +128,14 @@ def _pretrain(
     parts = {"tx": experiment.tx, "views": experiment.views, "seed": config.seed, "mesh": experiment.mesh}
     state = initial_state(experiment.method, source, **parts)
     watch.start(state)
+    processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
     announce(
         f"{config.method} with {config.encoder} ({count(state.params['encoder']):,} parameters in the encoder) on "
         f"{source!r}, {experiment.steps:,} steps of {config.batch_size} on {experiment.mesh.size} "
-        f"{jax.devices()[0].platform} device(s), into {directory}"
+        f"{jax.devices()[0].platform} device(s){processes}, into {directory}"
     )
     counted = skips.Skips(config.max_skipped_steps, announce)
+    hosts.agree({"checkpoints": checkpoints.steps()}, f"{directory} must be on a file system that all hosts share.")
     if checkpoints.steps():
         state, position, damages = restore(checkpoints, state, watch)
         for damage in damages:
@@ -137,13 +152,18 @@ def _pretrain(
         announce("The run in this workdir has no checkpoint yet; starting at step 0.")
     position = {"seed": config.seed, "batch_size": config.batch_size, "fingerprint": source.fingerprint}
     with contextlib.ExitStack() as stack:
+        others = True
         try:
             writer = stack.enter_context(contextlib.closing(workdir.MetricWriter(directory, step=int(state.step))))
-            state = _loop(experiment, state, parts, watch, checkpoints, position, writer, counted, announce)
-            checkpoints.wait()
+            with hosts.lost():
+                state = _loop(experiment, state, parts, watch, checkpoints, position, writer, counted, announce)
+                checkpoints.wait()
             if counted.in_a_row >= counted.limit:
                 raise skips.stop(experiment, directory, counted, int(state.step))
             return state
+        except hosts.Lost:
+            others = False
+            raise
         except OSError as error:
             raise UserError(
                 f"Writing to {directory} failed: {error.strerror or error}. {newest(checkpoints)} Make room and run "
@@ -151,7 +171,16 @@ def _pretrain(
             ) from error
         finally:
             with contextlib.suppress(OSError):  # told above
-                checkpoints.close()
+                if others:  # it would wait for them
+                    checkpoints.close()
+
+
+def claim(directory: pathlib.Path, record: dict[str, Any]) -> bool:
+    """Take a directory for a run, see `workdir.open_workdir`; a run that was there must have its checkpoints."""
+    known = workdir.open_workdir(directory, record)
+    if known:
+        check_checkpoints_left(directory)
+    return known
 
 
 def check_checkpoints_left(directory: pathlib.Path) -> None:
@@ -223,7 +252,7 @@ def _loop(experiment, state, parts, watch, checkpoints, position, writer, counte
     config, steps = experiment.config, experiment.steps
     rounds = np.asarray(round_starts(steps, config.rounds))
     alarm = Alarm(experiment.method.warn, announce)
-    progress = Progress()
+    progress, vote = Progress(silent=not hosts.is_first()), hosts.Vote(experiment.mesh)
     began, seen_images = time.perf_counter(), 0
     step = int(state.step)
 
@@ -247,7 +276,7 @@ def _loop(experiment, state, parts, watch, checkpoints, position, writer, counte
             counted.add(metrics)
             watch.see(metrics, batch)
             seen_images += config.batch_size
-            last, stop = step == steps, bool(caught)
+            last, stop = step == steps, vote.any(bool(caught))
             saving = step % config.checkpoint_every == 0 or last or stop
             if step % config.log_every == 0 or saving or step == 1 or counted.due():
                 stuck = counted.count(step)
@@ -279,7 +308,7 @@ def _loop(experiment, state, parts, watch, checkpoints, position, writer, counte
                 iterator.close()
                 progress.close()
                 checkpoints.wait()
-                raise signals.Interrupted(caught.seen[0], step)
+                raise signals.Interrupted(caught.seen[0] if caught.seen else signal.SIGTERM, step)
     return state
 
 

@@ -1,5 +1,6 @@
 """The line that shows how a run is doing."""
 
+import io
 import sys
 from typing import TextIO
 
@@ -32,9 +33,9 @@ def line(step: int, steps: int, metrics: dict[str, float], *, eta: float) -> str
 class Progress:
     """Prints progress: in place on a terminal, line by line elsewhere."""
 
-    def __init__(self, stream: TextIO | None = None):
-        """Write to `stream`, standard error by default."""
-        self.stream = stream or sys.stderr
+    def __init__(self, stream: TextIO | None = None, *, silent: bool = False):
+        """Write to `stream`, standard error by default; or nothing, if `silent`."""
+        self.stream = io.StringIO() if silent else stream or sys.stderr
         self.in_place = self.stream.isatty()
 
     def show(self, text: str, *, keep: bool = False) -> None:

@@ -34,6 +34,11 @@ def check_divisible(batch_size: int, mesh: Mesh) -> None:
         )
 
 
+def whole(x: PyTree, mesh: Mesh) -> PyTree:
+    """Arrays unsplit, for what looks on: on the first device or, in a run of several processes, on every device."""
+    return jax.device_put(x, replicated(mesh) if jax.process_count() > 1 else mesh.devices.flat[0])
+
+
 def put(batch: PyTree, mesh: Mesh) -> PyTree:
     """Move this process's rows of a batch (numpy) to the devices, as one global array split by example."""
     sharding = by_example(mesh)

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from ssl_jax import data, workdir
+from ssl_jax import data, hosts, workdir
 from ssl_jax.core import Metrics, UserError
 from ssl_jax.experiment import Experiment
 
@@ -65,7 +65,8 @@ def stop(experiment: Experiment, directory: pathlib.Path, skips: Skips, step: in
     config, first = experiment.config, step - skips.in_a_row + 1
     rows = data.indices(len(experiment.source), batch_size=config.batch_size, seed=config.seed, step=first - 1)
     record: dict[str, Any] = {"step": first, "in_a_row": skips.in_a_row, "checkpoint": step, "ids": rows.tolist()}
-    workdir.write_json(directory / FILE, record)
+    if hosts.is_first():
+        workdir.write_json(directory / FILE, record)
     return UserError(
         f"The steps {first:,} to {step:,} were not applied, {skips.in_a_row} in a row (of the last: {skips.reason()}). "
         f"The last good state is kept as the checkpoint of step {step:,}; `ssl-jax replay --workdir={directory}` shows "

@@ -101,14 +101,27 @@ def _git_commit() -> str | None:
     return commit + (" with changes" if changed.stdout.strip() else "")
 
 
+def versions() -> dict[str, str]:
+    """Of this library, of Python, and of the packages that a result depends on."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"ssl_jax": importlib.metadata.version("ssl_jax"), "python": platform.python_version(), **found}
+
+
+def environment(config: ConfigDict) -> dict[str, Any]:
+    """What all processes of a run must have in common, flat: the config, versions, devices and flags of XLA."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    devices = f"{jax.local_device_count()} {jax.local_devices()[0].device_kind}"
+    here = {"devices": devices, "XLA_FLAGS": flags, "commit": _git_commit(), **versions()}
+    return {**_flat(plain(config), "config."), **here}
+
+
 def describe_run(config: ConfigDict, *, command: list[str], source_name: str, fingerprint: str) -> dict[str, Any]:
     """What `run.json` holds: everything that says how a result came about."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     devices = jax.devices()
     return {
         "config": plain(config),
         "command": command,
-        "versions": {"ssl_jax": importlib.metadata.version("ssl_jax"), "python": platform.python_version(), **versions},
+        "versions": versions(),
         "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "processes": jax.process_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

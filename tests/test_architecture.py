@@ -25,6 +25,7 @@ FLOORS = [
         "color_space",
         "data",
         "digest",
+        "hosts",
         "losses",
         "memory",
         "monitors",

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from ssl_jax import data
 from ssl_jax.core import Carry, Method, PyTree, TrainState, UserError
 from ssl_jax.nets.pooling import grid_average
-from ssl_jax.sharding import by_example, data_mesh, put
+from ssl_jax.sharding import by_example, data_mesh, put, replicated
 
 POOLED = "pooled"  # name of the features that an encoder returns beside its maps
 
@@ -36,7 +36,8 @@ def _encoder(method: Method, prepare: Callable, layers: tuple[str | None, ...], 
         pooled, maps = method.encode(params, carry, prepare(image))
         return [select(pooled, maps, layer) for layer in layers]
 
-    return jax.jit(run, out_shardings=by_example(mesh))
+    # A process can read the rows of its own devices only, unless each device has all.
+    return jax.jit(run, out_shardings=replicated(mesh) if jax.process_count() > 1 else by_example(mesh))
 
 
 def select(pooled: jax.Array, maps: dict[str, jax.Array], layer: str | None) -> Float[Array, "b d"]:
@@ -87,11 +88,11 @@ def _embed(method, state, source, *, prepare, encoder, layers, batch_size, mesh)
     if encoder == "teacher":
         params, carry = teacher_of(params, carry)
     run = _encoder(method, prepare, layers, mesh)
-    rows = []
-    for batch in data.epoch(source, batch_size=batch_size):
+    rows, share = [], {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    for batch in data.epoch(source, batch_size=batch_size, **share):
         features = run(params, carry, put(batch["image"], mesh))
-        rows.append([np.asarray(x)[batch["valid"]] for x in features])
-    return [np.concatenate(column) for column in zip(*rows, strict=True)]
+        rows.append([np.asarray(x) for x in features])
+    return [np.concatenate(column)[: len(source)] for column in zip(*rows, strict=True)]  # the last batch is filled up
 
 
 def embed(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-STEPS = 0.5 ** jnp.arange(11.0, dtype=jnp.float32)  # of the line search
+STEPS = (*(0.5**i for i in range(11)), 0.0)  # of the line search; no array, since importing must not start devices
 NEWTON, CONJUGATE = 60, 150  # at most so many iterations
 TOLERANCE = 1e-5  # of the gradient, as a share of that at zero
 
@@ -65,8 +65,8 @@ def fit_squared_hinge(
             hinge = jnp.maximum(1 - sign * (z + t * image), 0.0)
             return jnp.sum((w + t * v) ** 2, axis=0) / 2 + jnp.sum(weight * hinge**2, axis=0)
 
-        values = jax.lax.map(value, jnp.append(STEPS, 0.0))
-        return jnp.append(STEPS, 0.0)[jnp.argmin(values, axis=0)]
+        steps = jnp.asarray(STEPS, jnp.float32)
+        return steps[jnp.argmin(jax.lax.map(value, steps), axis=0)]
 
     def going(state):
         _, _, norm, moved, i = state

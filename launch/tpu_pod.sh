@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# A run on a Cloud TPU slice, through a queued resource: waits for the slice, installs, and trains on all workers.
+#
+#   ZONE=us-central2-b SETUP='sudo mount -o nolock 10.0.0.2:/share /mnt' \
+#     launch/tpu_pod.sh simclr /mnt/runs/simclr --config.data_dir=/mnt/data
+#
+# WORKDIR is on a file system that all workers share, such as Filestore by NFS; SETUP mounts it, on every worker. The
+# workers get the last commit of this checkout. When the slice is taken away (SPOT=yes), it is asked for again, and the run goes on from its newest checkpoint. The
+# slice is deleted at the end, and not when you interrupt: `launch/tpu_pod.sh delete` does that.
+set -euo pipefail
+
+name=${NAME:-ssl-jax}
+zone=${ZONE:?set ZONE, such as ZONE=us-central2-b}
+type=${TYPE:-v4-32}
+version=${RUNTIME:-tpu-ubuntu2204-base}
+setup=${SETUP:-true}
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+tpus=(gcloud compute tpus)
+
+say() { printf '%s\n' "$*" >&2; }
+state() { "${tpus[@]}" queued-resources describe "$name" --zone="$zone" --format='value(state.state)' 2>/dev/null; }
+delete() { "${tpus[@]}" queued-resources delete "$name" --zone="$zone" --force --quiet; }
+on_all() { "${tpus[@]}" tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$1"; }
+
+if [ "${1:-}" = delete ]; then delete; exit; fi
+if [ $# -lt 2 ]; then
+  say "usage: ZONE=ZONE [NAME=ssl-jax] [TYPE=v4-32] [SPOT=yes] launch/tpu_pod.sh CONFIG WORKDIR [--config.FIELD=VALUE ...]"
+  exit 2
+fi
+run=$(printf '%q ' .venv/bin/ssl-jax pretrain "--config=$1" "--workdir=$2" "${@:3}")
+install='rm -rf ssl_jax && mkdir ssl_jax && tar -xf ssl_jax.tar -C ssl_jax
+python3.11 -m venv --help >/dev/null 2>&1 || { sudo apt-get -qq update && sudo apt-get -qq install -y python3.11-venv; }
+[ -x .venv/bin/pip ] || python3.11 -m venv .venv
+.venv/bin/pip install -q "jax[tpu]" ./ssl_jax'
+
+prepare() {
+  git -C "$root" archive --format=tar -o "$archive/ssl_jax.tar" HEAD
+  "${tpus[@]}" tpu-vm scp "$archive/ssl_jax.tar" "$name:" --zone="$zone" --worker=all && on_all "$install" && on_all "$setup"
+}
+archive=$(mktemp -d)
+trap 'rm -rf -- "$archive"' EXIT
+
+ask() {
+  local spot=()
+  [ -z "${SPOT:-}" ] || spot=(--spot)
+  say "Asking for a $type in $zone"
+  "${tpus[@]}" queued-resources create "$name" --node-id="$name" --zone="$zone" \
+    --accelerator-type="$type" --runtime-version="$version" "${spot[@]}"
+}
+
+while true; do
+  case $(state || true) in
+    ACTIVE)
+      if prepare && on_all "$run"; then break; fi
+      if [ "$(state || true)" = ACTIVE ]; then
+        say "The run ended with an error, and the slice is still there: see above, mend it, and give the same command."
+        exit 1
+      fi
+      ;;
+    '') ask ;;
+    FAILED | SUSPENDED | SUSPENDING) delete && ask ;;
+    *) sleep "${PAUSE:-30}" ;;
+  esac
+done
+say "The run is complete; deleting the slice."
+delete

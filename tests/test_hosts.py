@@ -1,0 +1,154 @@
+"""Several processes as one run: two of them on this machine, which talk through Gloo as hosts do."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import recipes
+import two_processes
+
+from ssl_jax import hosts, train
+from ssl_jax.core import UserError
+from ssl_jax.experiment import build
+from ssl_jax.pretrain import pretrain
+
+FIELDS = {"optimizer": "sgd", "steps": 24, "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 99}
+
+
+def free_port() -> str:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{s.getsockname()[1]}"
+
+
+def start(*argv: str) -> subprocess.Popen:
+    """Begin a process with one device."""
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, *argv], env=environment, text=True, **pipes)
+
+
+def end(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Status, standard output without what Gloo says there, and standard error."""
+    out, err = process.communicate(timeout=200)
+    return process.returncode, "\n".join(line for line in out.splitlines() if "[Gloo]" not in line), err
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """Twenty steps in float64 to 1e-9 (the next test has float32); and errors of one are errors of all."""
+    script, address = str(pathlib.Path(two_processes.__file__)), free_port()
+    pair = [start(script, address, str(i), str(tmp_path / "found.npz")) for i in range(2)]
+    expected = two_processes.parameters()
+    for i, (status, out, err) in enumerate(map(end, pair)):
+        assert status == 0, err
+        failed, differ = out.splitlines()
+        assert failed == ("no data here" if i else "Process 1 had to stop: no data here")
+        assert differ == "The processes 0 and 1 differ in jax: 0.0 / 0.1. Use one version."
+    found = np.load(tmp_path / "found.npz")
+    assert set(found) == set(expected)
+    scale = max(np.abs(x).max() for x in expected.values())
+    for name, x in expected.items():
+        assert found[name].dtype == "float64"
+        np.testing.assert_allclose(found[name], x, rtol=0, atol=1e-9 * scale, err_msg=name)
+
+
+def test_a_run_that_loses_a_process_goes_on_with_another_number_of_them(tmp_path):
+    """The command line: both train, the first alone speaks; one is killed, the other ends; one process goes on."""
+    directory, address = tmp_path / "run", free_port()
+    settings = [f"--config.{name}={value}" for name, value in {**FIELDS, "knn_every": 1}.items()]
+    command = ["-m", "ssl_jax", "pretrain", "--config=simclr:test", f"--workdir={directory}", *settings]
+    command += [f"--coordinator={address}", "--processes=2", "--host_timeout=20"]
+    pair = [start(*command, f"--process={i}") for i in range(2)]
+    limit = time.monotonic() + 120
+    while not (directory / "checkpoints" / "2").is_dir():
+        assert pair[0].poll() is None, pair[0].communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    pair[1].kill()
+    began = time.monotonic()
+    (status, out, err), (killed, silence, words) = map(end, pair)
+    assert time.monotonic() - began < 60
+    assert status != 0
+    assert killed == -signal.SIGKILL
+    assert "Another process of this run has ended" in err or "another task died" in err
+    assert "on 2 cpu device(s), 2 processes" in err
+    assert "probe" in err
+    assert "k-NN" in err
+    assert not out
+    assert not silence
+    assert not words
+
+    config = recipes.config("simclr", **FIELDS, knn_every=-1)
+    parts = build(config)
+    assert jax.process_count() == 1
+    first, *_ = next(
+        train(parts.method, parts.source, tx=parts.tx, views=parts.views, batch_size=64, steps=24, mesh=parts.mesh)
+    )
+    from ssl_jax.checkpoint import Checkpoints
+
+    reader = Checkpoints(directory / "checkpoints", read_only=True)
+    trees, _ = reader.restore(1, {"state": first})
+    reader.close()
+    for a, b in zip(jax.tree.leaves(trees["state"].params), jax.tree.leaves(first.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+    said: list[str] = []
+    state = pretrain(config, directory, announce=said.append)
+    assert any(text.startswith("Going on from the checkpoint of step ") for text in said)
+    assert int(state.step) == 24
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 25))
+    record = json.loads((directory / "run.json").read_text())
+    assert record["processes"] == 2
+    assert record["continued"][-1]["processes"] == 1
+
+
+def test_no_answer_is_one_sentence():
+    address = free_port()
+    flags = [f"--coordinator={address}", "--processes=2", "--process=1", "--host_timeout=1"]
+    status, out, err = end(start("-m", "ssl_jax", "pretrain", "--config=simclr:test", "--workdir=unused", *flags))
+    assert status == 1
+    assert not out
+    assert err.startswith(f"ssl-jax: No answer from the coordinator at {address} in 1 seconds")
+    assert err.count("\n") == 1
+
+
+def test_where_the_others_are():
+    """Launchers by their environment; alone, nothing is joined and so nothing waited for."""
+    slurm = {"SLURM_NTASKS": "4", "SLURM_PROCID": "1", "SLURM_STEP_NODELIST": "a[1-4]"}
+    alone = {"JAX_PLATFORMS": "cpu", "SLURM_NTASKS": "1", "OMPI_COMM_WORLD_SIZE": "1", "TPU_WORKER_HOSTNAMES": "one"}
+    assert hosts.cluster(slurm) == "Slurm"
+    assert hosts.cluster({"SLURM_NTASKS": "4"}) == "", "sbatch without srun"
+    assert hosts.cluster({"OMPI_COMM_WORLD_SIZE": "2"}) == "Open MPI"
+    assert hosts.cluster({"TPU_WORKER_HOSTNAMES": "a,b"}) == hosts.cluster({"MEGASCALE_NUM_SLICES": "2"}) == "TPU"
+    assert hosts.cluster({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}) == "Kubernetes"
+    assert hosts.arguments(None, None, None, alone) is None
+    assert hosts.arguments("a:1", 1, 0, slurm) is None
+    assert hosts.arguments(None, None, None, slurm) == {}, "JAX gives each task one accelerator"
+    one = {**slurm, "SLURM_STEP_TASKS_PER_NODE": "1(x4)"}
+    assert hosts.arguments(None, None, None, one) == {"local_device_ids": []}, "and a lone one all"
+    found = hosts.arguments("a:1", 2, 1, {})
+    assert found is not None
+    assert found["process_id"] == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("a:1", 2, None), "--process is missing"),
+        (("a", 2, 0), "HOST:PORT, not 'a'"),
+        (("a:1", 2, 2), "--process=2 must lie in 0 to 1"),
+    ],
+)
+def test_flags_that_make_no_sense(flags, words):
+    with pytest.raises(UserError, match=words):
+        hosts.arguments(*flags, {})

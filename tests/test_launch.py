@@ -1,0 +1,130 @@
+"""`launch/`: the scripts for many hosts, with stand-ins for ssh, srun and gcloud; and the manifest's fields."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from ssl_jax import cli
+
+LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+
+
+@pytest.fixture
+def tools(tmp_path):
+    """Put programs of the given names and texts first on PATH; returns a function that runs a script with them."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def run(script: str, *argv: str, programs: dict[str, str], **environment: str) -> subprocess.CompletedProcess:
+        for name, text in programs.items():
+            (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+            (folder / name).chmod(0o755)
+        place = {
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "SSL_JAX": str(folder / "ssl-jax"),
+            "LOG": str(folder / "log"),
+        }
+        return subprocess.run(
+            [str(LAUNCH / script), *argv],
+            env={**os.environ, **place, **environment},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_sound(path):
+    """By bash, and by shellcheck where it is installed."""
+    checks = [["bash", "-n"], *([["shellcheck", "-x"]] if shutil.which("shellcheck") else [])]
+    for check in checks:
+        done = subprocess.run([*check, str(path)], cwd=LAUNCH.parent, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert os.access(path, os.X_OK) or path.name.startswith("_")
+
+
+def test_hosts_start_one_process_each(tools):
+    """Arguments arrive whole through two shells; an end with an error is tried again as often as was asked."""
+    programs = {"ssh": 'exec bash -c "$2"', "ssl-jax": 'printf "%s|" "$@"; echo; ! [ "$3" = "--workdir=/a b" ]'}
+    settings = ["simclr", "/a b", "--config.drop_epochs=(1, 2)"]
+    done = tools("hosts.sh", "one two", *settings, programs=programs, RETRIES="1", PAUSE="0")
+    command = (
+        "pretrain|--config=simclr|--workdir=/a b|--config.drop_epochs=(1, 2)|--coordinator=one:52731|--processes=2"
+    )
+    expected = [f"{host}: {command}|--process={i}|" for i, host in enumerate(("one", "two"))]
+    assert sorted(done.stdout.splitlines()) == sorted(expected * 2)
+    assert done.returncode == 1
+    assert "starting again (1 of 1)" in done.stderr
+    assert tools("hosts.sh", "one", "simclr", "/a", programs=programs).returncode == 0
+    assert tools("hosts.sh", "one", programs={}).returncode == 2
+
+
+def test_slurm_requeues_what_was_saved(tools):
+    """Each task of an array has its seed and its directory; only an end by SIGTERM goes back into the queue."""
+    programs = {"srun": 'echo "$@"; exit "$STATUS"', "scontrol": 'echo scontrol "$@"', "ssl-jax": ""}
+    slurm = {"SLURM_JOB_ID": "12", "SLURM_SUBMIT_DIR": "/none"}
+    array = {**slurm, "SLURM_ARRAY_TASK_ID": "3"}
+    done = tools("slurm.sh", "simclr", "/runs", "--config.steps=5", programs=programs, STATUS="143", **array)
+    assert done.returncode == 143
+    started, queued = done.stdout.splitlines()
+    assert started.endswith("ssl-jax pretrain --config=simclr --workdir=/runs/3 --config.seed=3 --config.steps=5")
+    assert queued == "scontrol requeue 12"
+    for status in ("0", "1"):
+        done = tools("slurm.sh", "simclr", "/runs", programs=programs, STATUS=status, **slurm)
+        assert done.returncode == int(status)
+        assert done.stdout.splitlines()[0].endswith("--workdir=/runs")
+        assert "scontrol" not in done.stdout
+
+
+def test_a_tpu_slice_that_is_taken_away_is_asked_for_again(tools, tmp_path):
+    """Asked for, prepared, lost in the middle of training, asked for again, trained to the end, deleted."""
+    gcloud = """
+    echo "$3 $4 ${*: -1}" >>"$LOG"
+    n=$(grep -c pretrain "$LOG")
+    case "$3 $4" in
+      "queued-resources describe") cat "$LOG.state" 2>/dev/null ;;
+      "queued-resources create") echo ACTIVE >"$LOG.state" ;;
+      "queued-resources delete") rm "$LOG.state" ;;
+      *) if [[ "${*: -1}" = *pretrain* && $n = 1 ]]; then echo SUSPENDED >"$LOG.state"; exit 1; fi ;;
+    esac"""
+    done = tools("tpu_pod.sh", "simclr", "/mnt/a b", programs={"gcloud": gcloud}, ZONE="z", SPOT="yes", PAUSE="0")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Asking for a v4-32 in z") == 2
+    assert done.stderr.rstrip().endswith("deleting the slice.")
+    kinds = [line.split(" ", 2)[:2] for line in (tmp_path / "bin" / "log").read_text().splitlines()]
+    assert kinds.count(["queued-resources", "create"]) == kinds.count(["queued-resources", "delete"]) == 2
+    assert kinds.count(["tpu-vm", "scp"]) == 2
+
+
+def test_the_manifest_starts_a_run_on_every_host():
+    text = (LAUNCH / "gke_jobset.yaml").read_text()
+    manifest = yaml.safe_load(text)
+    assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert manifest["spec"]["failurePolicy"]["maxRestarts"] > 0, "preemption is no end"
+    [workers] = manifest["spec"]["replicatedJobs"]
+    job = workers["template"]["spec"]
+    assert job["completionMode"] == "Indexed"
+    assert (job["parallelism"], job["completions"], job["backoffLimit"]) == (4, 4, 0)
+    pod = job["template"]["spec"]
+    assert pod["restartPolicy"] == "Never"
+    [container] = pod["containers"]
+    chips = container["resources"]["limits"]["google.com/tpu"] * job["parallelism"]
+    rows, columns = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
+    assert chips == rows * columns
+    program, command, config, workdir = container["command"]
+    assert (program, command) == ("ssl-jax", "pretrain")
+    assert cli.resolve_config(config.removeprefix("--config="))
+    [mount], [volume] = container["volumeMounts"], pod["volumes"]
+    assert workdir.startswith(f"--workdir={mount['mountPath']}/")
+    assert mount["name"] == volume["name"]
+    assert re.search(r"xpk workload create .*--max-restarts", text, re.DOTALL)
