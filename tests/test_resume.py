@@ -1,5 +1,6 @@
 """Stopped, killed or damaged: what a run goes on from. Every config's resumed run is in `test_conformance`."""
 
+import gc
 import itertools
 import os
 import pathlib
@@ -22,6 +23,15 @@ from ssl_jax.training import initial_state
 
 # Where one array can't be read, those that are still under way find their event loop closed when they come to an end.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def nothing_under_way():
+    """What such reads left behind is collected here, and not in somebody else's test."""
+    yield
+    gc.collect()
+
+
 FIELDS = {"steps": 9, "log_every": 4, "checkpoint_every": 4, "knn_every": -1, "probe": False}
 
 
