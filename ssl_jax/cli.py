@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import flags, logging
 
+from ssl_jax import host_flags
 from ssl_jax.core import UserError
 
 USAGE = """Self-supervised image representation learning in JAX.
@@ -176,14 +177,14 @@ def _pretrain(argv: Sequence[str]) -> None:
     flags.DEFINE_string("workdir", None, "Directory of the run; made if missing.", flag_values=values)
     flags.DEFINE_bool("report", True, "Write report.html at the end.", flag_values=values)
     flags.DEFINE_bool("deterministic", False, "The same bits in every run on a GPU too; slower.", flag_values=values)
-    define_hosts(values)
+    host_flags.define(values)
     default = check_fields(argv)
     _parse(values, argv, "pretrain")
     _required(values, "config", "workdir")
     check_tuples(_flag(values, "config"), default)
     if _flag(values, "deterministic"):
         deterministic()
-    with join_hosts(values):
+    with host_flags.join(values):
         _pretrain_here(values)
 
 
@@ -203,26 +204,6 @@ def _pretrain_here(values: flags.FlagValues) -> None:
     if _flag(values, "report"):
         tell(f"Report: {gallery.write_report(directory)}")
     tell(f"Next: ssl-jax evaluate --workdir={directory} --protocol=knn,linear")
-
-
-def define_hosts(values: flags.FlagValues) -> None:
-    """Flags of a run on several hosts."""
-    text = "auto joins the other processes of Slurm, Open MPI, Kubernetes or a TPU slice; off is a process by itself."
-    flags.DEFINE_enum("distributed", "auto", ["auto", "off"], text, flag_values=values)
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several processes.", flag_values=values)
-    flags.DEFINE_integer("processes", None, "How many there are.", flag_values=values)
-    flags.DEFINE_integer("process", None, "Which one this is, from 0.", flag_values=values)
-    flags.DEFINE_integer("host_timeout", 300, "Seconds to wait for the others.", lower_bound=1, flag_values=values)
-
-
-def join_hosts(values: flags.FlagValues) -> contextlib.AbstractContextManager[None]:
-    """The session of all processes of this run, see `hosts.session`."""
-    if _flag(values, "distributed") == "off":
-        return contextlib.nullcontext()
-    from ssl_jax import hosts
-
-    where = {name: _flag(values, name) for name in ("coordinator", "processes", "process")}
-    return hosts.session(**where, timeout=_flag(values, "host_timeout"))
 
 
 def check_fields(argv: Sequence[str]) -> Any:

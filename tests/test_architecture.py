@@ -44,6 +44,7 @@ FLOORS = [
         "evaluate",
         "experiment",
         "gallery",
+        "host_flags",
         "lock",
         "pretrain",
         "progress",
