@@ -54,14 +54,7 @@ def load_run(directory: str | pathlib.Path, *, step: int | None = None) -> tuple
     none = UserError(f"There is no checkpoint in {directory / 'checkpoints'}: none is saved yet, or they are gone.")
     if not (directory / "checkpoints").is_dir():
         raise none
-    initial = initial_state(
-        experiment.method,
-        experiment.source,
-        tx=experiment.tx,
-        views=experiment.views,
-        seed=experiment.config.seed,
-        mesh=experiment.mesh,
-    )
+    initial = initial_state(experiment.method, experiment.source, **experiment.parts)
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     try:
         steps = checkpoints.steps()

@@ -68,6 +68,11 @@ class Experiment:
     mesh: Mesh
     teacher: teachers.Teacher | None = None
 
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Keyword arguments that `training.train` and `training.initial_state` have in common."""
+        return {"tx": self.tx, "views": self.views, "seed": self.config.seed, "mesh": self.mesh}
+
     def embed(
         self, state: TrainState, source: data.Source, *, encoder: str = "student", layer: str | None = None
     ) -> np.ndarray:

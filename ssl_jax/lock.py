@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-import jax
-
 from ssl_jax.core import UserError
 
 FILE = ".lock"
@@ -24,14 +22,11 @@ def hold(directory: pathlib.Path, announce: Callable[[str], None]) -> Iterator[N
 
     The file `.lock` names the owner, and is empty when there is none. What counts is the system's lock on it (flock),
     which ends with the process even after kill -9: an owner without it is stale, and is taken over with a word about
-    it. Of a run on several hosts, the first process holds the lock for all.
+    it.
 
     Raises:
       UserError: another process holds it, or the directory can't be written.
     """
-    if jax.process_index() != 0:
-        yield
-        return
     try:
         directory.mkdir(parents=True, exist_ok=True)
         file = (directory / FILE).open("a+", encoding="utf-8")

@@ -125,8 +125,7 @@ def _pretrain(
         teachers.keep(experiment.teacher, directory)
     checkpoints = Checkpoints(directory / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints)
     watch = Watch(experiment)
-    parts = {"tx": experiment.tx, "views": experiment.views, "seed": config.seed, "mesh": experiment.mesh}
-    state = initial_state(experiment.method, source, **parts)
+    state = initial_state(experiment.method, source, **experiment.parts)
     watch.start(state)
     processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
     announce(
@@ -156,7 +155,7 @@ def _pretrain(
         try:
             writer = stack.enter_context(contextlib.closing(workdir.MetricWriter(directory, step=int(state.step))))
             with hosts.lost():
-                state = _loop(experiment, state, parts, watch, checkpoints, position, writer, counted, announce)
+                state = _loop(experiment, state, watch, checkpoints, position, writer, counted, announce)
                 checkpoints.wait()
             if counted.in_a_row >= counted.limit:
                 raise skips.stop(experiment, directory, counted, int(state.step))
@@ -242,13 +241,14 @@ def out_of_memory(config: ConfigDict) -> Iterator[None]:
         room = f", which has {limit / 2**30:.1f} GiB" if limit else ""
         raise UserError(
             f"The memory of the {device.device_kind}{room} is too small"
-            f"{f' (could not allocate {wanted[1].strip()})' if wanted else ''}: lower --config.batch_size (now "
+            f"{f' (could not allocate {wanted[1].strip()})' if wanted else ''}: raise "
+            f"--config.micro_batches (now {config.micro_batches}), lower --config.batch_size (now "
             f"{config.batch_size}), use --config.dtype=bfloat16 (now {config.dtype}) or a smaller --config.view_size "
             f"(now {config.view_size}), or more devices."
         ) from error
 
 
-def _loop(experiment, state, parts, watch, checkpoints, position, writer, counted, announce) -> TrainState:
+def _loop(experiment, state, watch, checkpoints, position, writer, counted, announce) -> TrainState:
     config, steps = experiment.config, experiment.steps
     rounds = np.asarray(round_starts(steps, config.rounds))
     alarm = Alarm(experiment.method.warn, announce)
@@ -268,7 +268,7 @@ def _loop(experiment, state, parts, watch, checkpoints, position, writer, counte
             steps=steps,
             state=state,
             rounds=config.rounds,
-            **parts,
+            **experiment.parts,
         )
         for state, metrics, batch in iterator:
             step, stuck = step + 1, False

@@ -21,7 +21,7 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from ssl_jax import data, interop, nets, workdir
+from ssl_jax import data, hosts, interop, nets, workdir
 from ssl_jax.core import PyTree, UserError
 from ssl_jax.evaluation import draw_labels, few_label_head
 from ssl_jax.nets import functional
@@ -176,7 +176,7 @@ def label(teacher: Teacher, view: View, per_class: int) -> dict[str, np.ndarray]
 
 def keep(teacher: Teacher, directory: pathlib.Path) -> None:
     """Put a copy into a run's directory, unless it is there."""
-    if jax.process_index() or kept_facts(directory).get("asked") == teacher.asked:
+    if not hosts.is_first() or kept_facts(directory).get("asked") == teacher.asked:
         return
     variables = {"params": teacher.variables["params"], **teacher.variables["model_state"]}
     arrays = {"/".join(path): np.asarray(x) for path, x in traverse_util.flatten_dict(variables).items()}

@@ -53,13 +53,10 @@ def verify(
     iterator = train(
         experiment.method,
         experiment.source,
-        tx=experiment.tx,
-        views=experiment.views,
         batch_size=config.batch_size,
         steps=experiment.steps,
-        seed=config.seed,
-        mesh=experiment.mesh,
         rounds=config.rounds,
+        **experiment.parts,
     )
     compared: list[int] = []
     for step, (state, _, _) in enumerate(iterator, start=1):

@@ -1,5 +1,6 @@
 """The files of a run: `run.json`, `metrics.jsonl`, TensorBoard events; and the checks before they are touched."""
 
+import functools
 import importlib.metadata
 import json
 import math
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from ssl_jax import hosts
 from ssl_jax.core import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -87,6 +89,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{f}: {a.get(f, 'not set')} -> {b.get(f, 'not set')}" for f in fields]
 
 
+@functools.cache
 def _git_commit() -> str | None:
     """Commit of the checkout that this package runs from; None if it is an installed copy."""
     root = pathlib.Path(__file__).parent.parent
@@ -167,7 +170,7 @@ def note_environment(workdir: pathlib.Path, record: dict[str, Any], *, step: int
     before = read_run(workdir)
     last = {**before, **(before.get("continued") or [{}])[-1]}
     changed = {name: record[name] for name in ENVIRONMENT if last.get(name) != record[name] and name != "command"}
-    if changed and jax.process_index() == 0:
+    if changed and hosts.is_first():
         now = {"step": step, **{name: record[name] for name in ENVIRONMENT}, "created": record["created"]}
         write_json(workdir / "run.json", {**before, "continued": [*before.get("continued", []), now]})
 
@@ -198,7 +201,7 @@ class MetricWriter:
 
     def __init__(self, workdir: pathlib.Path, *, step: int):
         """Open the files of a run that stands at `step`."""
-        self.active = jax.process_index() == 0
+        self.active = hosts.is_first()
         if not self.active:
             return
         from tensorboardX import SummaryWriter  # heavy

@@ -93,6 +93,6 @@ def test_second_signal_ends_the_run_at_once(number):
 
 def test_out_of_memory_names_the_settings_that_help():
     config = recipes.config("simclr")
-    said = r"memory of the .* is too small.*batch_size \(now 64\).*bfloat16.*view_size"
+    said = r"memory of the .* is too small.*micro_batches \(now 1\).*batch_size \(now 64\).*bfloat16.*view_size"
     with pytest.raises(UserError, match=said), out_of_memory(config):
         jnp.zeros((2**30, 2**20), jnp.float32).block_until_ready()

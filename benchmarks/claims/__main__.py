@@ -47,7 +47,7 @@ def write(name: str, finding: Finding, out: pathlib.Path) -> None:
     """Keep page, picture and the figures of each seed in a directory."""
     out.mkdir(exist_ok=True)
     (out / f"{name}.md").write_text(page(name, CLAIMS[name], finding))
-    (out / f"{name}.json").write_text(json.dumps(dataclasses.asdict(finding), indent=1) + "\n")
+    (out / f"{name}.json").write_text(json.dumps(dataclasses.asdict(finding)) + "\n")
     picture.draw(finding, out / f"{name}.svg")
 
 

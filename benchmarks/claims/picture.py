@@ -13,7 +13,7 @@ def draw(finding: Finding, path: pathlib.Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.hashsalt": "ssl_jax", "font.size": 9})  # the same file each time
+    matplotlib.rcParams.update({"svg.hashsalt": "ssl_jax", "svg.fonttype": "none", "font.size": 9})  # text stays text
     from matplotlib import pyplot
 
     panels: list[tuple[str, Any]] = [(title, curves) for title, curves in finding.curves.items()]

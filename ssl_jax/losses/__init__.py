@@ -11,7 +11,6 @@ from ssl_jax.losses.infonce import (
     infonce_in_batch,
     infonce_logits,
     infonce_with_accuracy,
-    retrieval_accuracy,
 )
 from ssl_jax.losses.koleo import koleo
 from ssl_jax.losses.nce import nce
@@ -57,7 +56,6 @@ __all__ = [
     "ntxent",
     "pairwise_iou",
     "pixel_error",
-    "retrieval_accuracy",
     "sinkhorn",
     "soft_cross_entropy",
     "soft_labels",

@@ -123,12 +123,6 @@ def _dense(
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - positive), hits
 
 
-def retrieval_accuracy(query: Float[Array, "b d"], key: Float[Array, "b d"]) -> Float[Array, ""]:
-    """Share of queries whose own key is the nearest of the batch's keys, 0..1; for watching, without a gradient."""
-    nearest = jnp.argmax(_similarity(query, key), axis=1)
-    return jnp.mean((nearest == jnp.arange(len(query))).astype(jnp.float32))
-
-
 def _similarity(query: Float[Array, "b d"], key: Float[Array, "b d"]) -> Float[Array, "b b"]:
     query, key = l2_normalize(at_least_float32(query)), l2_normalize(at_least_float32(key))
     return jnp.matmul(query, key.T, precision="highest")
