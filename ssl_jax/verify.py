@@ -95,7 +95,7 @@ def explanation(verdict: Verdict) -> str:
     reasons = "".join(f"\n  {reason}" for reason in verdict.reasons)
     if verdict.differs is None:
         other = f" although this is not as it was:{reasons}" if reasons else ""
-        steps = f"{verdict.compared[-1]:,} steps ({len(verdict.compared)} digests compared)"
+        steps = f"{verdict.compared[-1]:,} steps (digests compared: {len(verdict.compared)})"
         return f"The same bits after {steps}{other or '.'}"
     before = f"equal up to step {verdict.compared[-2]:,}" if len(verdict.compared) > 1 else "the first digest"
     why = (

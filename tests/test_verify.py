@@ -39,7 +39,7 @@ def test_the_same_and_not_the_same(run, capsys):
     assert len({row["digest"] for row in rows}) == 3
     before = contents(directory)
     assert cli.main(["verify", f"--workdir={directory}", "--steps=9"]) == 0
-    assert "The same bits after 9 steps (3 digests compared)." in capsys.readouterr().out
+    assert "The same bits after 9 steps (digests compared: 3)." in capsys.readouterr().out
     assert contents(directory) == before
     assert verify(directory).compared == [4]
     with pytest.raises(UserError, match=r"first digest in .* is of step 4; raise --steps"):
