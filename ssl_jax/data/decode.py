@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from ssl_jax.data import damage
+
 Encoded = str | os.PathLike[str] | bytes | np.ndarray
 
 
@@ -49,18 +51,46 @@ def header(path: str) -> tuple[int, int, bool] | None:
         return None
 
 
-def try_decode(encoded: Encoded, size: int | None, channels: int) -> UInt8[np.ndarray, "h w c"] | None:
-    """`decode`, or None if the image is damaged."""
+def decode_or_why(encoded: Encoded, size: int | None, channels: int) -> UInt8[np.ndarray, "h w c"] | str:
+    """`decode`, or why the image can't be decoded, in a few words."""
     try:
         return decode(encoded, size, channels)
-    except Exception:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError and more
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
+        return damage.reason(error, _length(encoded))
+
+
+def try_decode(encoded: Encoded, size: int | None, channels: int) -> UInt8[np.ndarray, "h w c"] | None:
+    """`decode`, or None if the image is damaged."""
+    image = decode_or_why(encoded, size, channels)
+    return None if isinstance(image, str) else image
+
+
+def why_broken(encoded: Encoded) -> str | None:
+    """Decode an image whole and say why that fails, such as "truncated" or "permission denied"; None if it works."""
+    image = decode_or_why(encoded, None, 3)
+    return image if isinstance(image, str) else None
+
+
+def _length(encoded: Encoded) -> int | None:
+    """Bytes of an image that was not readable, None if even that is not known."""
+    if isinstance(encoded, bytes | np.ndarray):
+        return len(encoded)
+    try:
+        return os.path.getsize(encoded)
+    except (OSError, ValueError):
         return None
 
 
 def _open(encoded: Encoded) -> Image.Image:
     if isinstance(encoded, np.ndarray):
         return Image.fromarray(encoded[..., 0] if encoded.shape[-1] == 1 else encoded)
-    return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+    opened = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=damage.FORMATS)
+    try:
+        damage.check_size(*opened.size)
+    except damage.TooLarge:
+        opened.close()
+        raise
+    return opened
 
 
 def plain(image: Image.Image, channels: int) -> Image.Image:
