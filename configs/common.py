@@ -21,6 +21,8 @@ def base(method: str) -> ConfigDict:
     c.view_size = 224  # what the network sees, in pixels; 0 is the image size
     c.augment = "simclr"  # a recipe of ssl_jax.augment
     c.augment_args = ConfigDict()  # its keyword arguments
+    c.host_crop = "auto"  # whether the host takes the crops (docs/input.md): yes, no, or auto: of large sets
+    c.decoder = "auto"  # of these crops: pillow, fast, or auto for fast where it is installed
     c.normalize = "imagenet"  # mean and deviation: imagenet, data (measured) or none
 
     c.seed = 0
@@ -41,6 +43,7 @@ def base(method: str) -> ConfigDict:
     c.rounds = 1  # equal parts of the run, with `Method.refresh` between them; the rate's schedule is a part's
 
     # From here on nothing changes the training itself, so a run may be continued with other values.
+    c.max_damaged = 0.01  # share of the images that may be damaged before the run stops
     c.log_every = 50  # steps between lines of progress and metrics
     c.checkpoint_every = 1000  # steps; the end is always saved
     c.keep_checkpoints = 2

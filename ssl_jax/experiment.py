@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from ssl_jax import augment, data, methods, nets, optim, schedules, teachers
 from ssl_jax.checks import check_positive
 from ssl_jax.core import Method, TrainState, UserError
+from ssl_jax.data.lazy import LazySource
 from ssl_jax.evaluation import embed
 from ssl_jax.micro_batches import gradient_accumulation, gradient_caching
 from ssl_jax.sharding import data_mesh
@@ -47,6 +48,7 @@ class Experiment:
     Attributes:
       config: the resolved config.
       source: training images.
+      inputs: what training steps are given of them: `source` itself, or crops that the host takes at every step.
       method: what to train.
       rate: learning rate as a function of the step within a round.
       tx: optimizer.
@@ -59,6 +61,7 @@ class Experiment:
 
     config: ConfigDict
     source: data.Source
+    inputs: data.Source
     method: Method
     rate: optim.Schedule
     tx: optax.GradientTransformation
@@ -110,6 +113,21 @@ def load_data(config: ConfigDict, split: str) -> data.Source:
         channels=config.channels or None,
         data_dir=config.data_dir,
     )
+
+
+def build_inputs(config: ConfigDict, source: data.Source, recipe: augment.Recipe | Any) -> data.Source:
+    """The source itself, or crops of its images if `config.host_crop` says so; auto does where it can and pays."""
+    if config.host_crop not in ("auto", "yes", "no"):
+        raise UserError(f"config.host_crop is auto, yes or no, not {config.host_crop!r}.")
+    possible = isinstance(recipe, augment.Recipe) and not recipe.aligned
+    if config.host_crop == "yes" and not possible:
+        raise UserError(
+            f"The views of {config.augment} are no independent crops of the image; use --config.host_crop=no."
+        )
+    if config.host_crop == "no" or (config.host_crop == "auto" and not (possible and isinstance(source, LazySource))):
+        return source
+    crops = tuple(data.Crop(size=size, scale=view.crop_scale, ratio=view.crop_ratio) for view, size in recipe.pairs)
+    return data.CroppedSource(source, crops, seed=config.seed, decoder=config.decoder)
 
 
 def image_shape(source: data.Source) -> tuple[int, int, int]:
@@ -302,13 +320,15 @@ def build(
     if "teacher" in config:
         view = teachers.View(source=source, shape=(size, size, channels), prepare=prepare)
         teacher = teachers.load(config, view, directory=directory)
+    views = call(recipe, f"augmentation {config.augment}", size, **normalize, **config.augment_args)
     return Experiment(
         config=config,
         source=source,
+        inputs=build_inputs(config, source, views),
         method=build_method(config, source, steps=steps, teacher=teacher),
         rate=rate,
         tx=build_optimizer(config, source, rate, steps=round_steps),
-        views=call(recipe, f"augmentation {config.augment}", size, **normalize, **config.augment_args),
+        views=views,
         prepare=prepare,
         steps=steps,
         mesh=mesh,

@@ -17,12 +17,13 @@ from ml_collections import ConfigDict
 
 from ssl_jax import collapse, data, hosts, lock, monitors, signals, skips, teachers, workdir
 from ssl_jax.core import Metrics, TrainState, UserError
+from ssl_jax.damaged import Damaged
 from ssl_jax.digest import digest
 from ssl_jax.evaluation import knn_accuracy
 from ssl_jax.experiment import Experiment, build, check_micro_batches
 from ssl_jax.progress import Progress, line
 from ssl_jax.sharding import check_divisible, data_mesh, put, whole
-from ssl_jax.training import initial_state, round_starts, train
+from ssl_jax.training import Waiting, initial_state, round_starts, train
 
 
 class Watch:
@@ -117,9 +118,10 @@ def _pretrain(
 ) -> TrainState:
     from ssl_jax.checkpoint import Checkpoints  # orbax is heavy
 
-    config, source = experiment.config, experiment.source
-    record = workdir.describe_run(config, command=command, source_name=repr(source), fingerprint=source.fingerprint)
-    hosts.agree({"data": source.fingerprint}, "All hosts must read the same images.")
+    config, source, inputs = experiment.config, experiment.source, experiment.inputs
+    record = workdir.describe_run(config, command=command, source_name=repr(inputs), fingerprint=inputs.fingerprint)
+    agreed = {"data": inputs.fingerprint, "read as": repr(inputs)}
+    hosts.agree(agreed, "All hosts must read the same images, in the same way.")
     known = hosts.on_first(lambda: claim(directory, record))
     if experiment.teacher is not None:
         teachers.keep(experiment.teacher, directory)
@@ -149,13 +151,16 @@ def _pretrain(
         )
     elif known:
         announce("The run in this workdir has no checkpoint yet; starting at step 0.")
-    position = {"seed": config.seed, "batch_size": config.batch_size, "fingerprint": source.fingerprint}
+    position = {"seed": config.seed, "batch_size": config.batch_size, "fingerprint": inputs.fingerprint}
+    damaged = Damaged(source, directory, limit=config.max_damaged)
+    if (too_many := damaged.look(int(state.step))) is not None:
+        raise too_many
     with contextlib.ExitStack() as stack:
         others = True
         try:
             writer = stack.enter_context(contextlib.closing(workdir.MetricWriter(directory, step=int(state.step))))
             with hosts.lost():
-                state = _loop(experiment, state, watch, checkpoints, position, writer, counted, announce)
+                state = _loop(experiment, state, watch, checkpoints, position, writer, counted, damaged, announce)
                 checkpoints.wait()
             if counted.in_a_row >= counted.limit:
                 raise skips.stop(experiment, directory, counted, int(state.step))
@@ -248,13 +253,13 @@ def out_of_memory(config: ConfigDict) -> Iterator[None]:
         ) from error
 
 
-def _loop(experiment, state, watch, checkpoints, position, writer, counted, announce) -> TrainState:
+def _loop(experiment, state, watch, checkpoints, position, writer, counted, damaged, announce) -> TrainState:
     config, steps = experiment.config, experiment.steps
     rounds = np.asarray(round_starts(steps, config.rounds))
     alarm = Alarm(experiment.method.warn, announce)
     progress, vote = Progress(silent=not hosts.is_first()), hosts.Vote(experiment.mesh)
-    began, seen_images = time.perf_counter(), 0
-    step = int(state.step)
+    began, seen_images, waiting = time.perf_counter(), 0, Waiting()
+    step, too_many = int(state.step), None
 
     def save(*, force: bool = False) -> None:
         trees = {"state": state} if watch.probe is None else {"state": state, "probe": watch.probe}
@@ -263,11 +268,12 @@ def _loop(experiment, state, watch, checkpoints, position, writer, counted, anno
     with signals.catch() as caught:
         iterator = train(
             experiment.method,
-            experiment.source,
+            experiment.inputs,
             batch_size=config.batch_size,
             steps=steps,
             state=state,
             rounds=config.rounds,
+            waiting=waiting,
             **experiment.parts,
         )
         for state, metrics, batch in iterator:
@@ -288,6 +294,7 @@ def _loop(experiment, state, watch, checkpoints, position, writer, counted, anno
                 begun = rounds[rounds < step][-1]  # the round's first step, where its schedules began
                 logged["learning_rate"] = float(experiment.rate(jnp.asarray(step - 1 - begun)))
                 logged["images_per_second"], logged["skipped"] = round(speed, 1), counted.total
+                logged["data_wait"] = round(waiting.take() / elapsed, 5)
                 if "embedding" in metrics:
                     logged |= {name: float(value) for name, value in monitors.collapse(metrics["embedding"]).items()}
                 logged |= watch.report(state, step, last=last)
@@ -295,12 +302,14 @@ def _loop(experiment, state, watch, checkpoints, position, writer, counted, anno
                 alarm.see(step, logged)
                 remaining = (steps - step) * config.batch_size / speed
                 progress.show(line(step, steps, logged, eta=remaining), keep=last or "knn_top1" in logged)
+                too_many = damaged.look(step)
                 began, seen_images = time.perf_counter(), 0
-            if saving:
-                save(force=last or stop or stuck)
+            if saving or too_many:
+                save(force=last or stop or stuck or too_many is not None)
             if step == 1:  # compilation is not speed
                 began, seen_images = time.perf_counter(), 0
-            if stuck:
+                waiting.take()
+            if stuck or too_many:
                 iterator.close()
                 progress.close()
                 break
@@ -309,6 +318,9 @@ def _loop(experiment, state, watch, checkpoints, position, writer, counted, anno
                 progress.close()
                 checkpoints.wait()
                 raise signals.Interrupted(caught.seen[0] if caught.seen else signal.SIGTERM, step)
+    if too_many is not None:
+        checkpoints.wait()
+        raise too_many
     return state
 
 

@@ -50,7 +50,7 @@ def replay(directory: str | pathlib.Path) -> str:
 def batch_at(experiment: Experiment, step: int) -> dict[str, np.ndarray]:
     """The batch of a step, counted from 0."""
     config = experiment.config
-    batches = data.batches(experiment.source, batch_size=config.batch_size, seed=config.seed, start=step)
+    batches = data.batches(experiment.inputs, batch_size=config.batch_size, seed=config.seed, start=step)
     try:
         return next(batches)
     finally:

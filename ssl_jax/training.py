@@ -1,6 +1,7 @@
 """The one training loop: an iterator over steps, which any script or the command line drives."""
 
 import collections
+import time
 from collections.abc import Generator
 
 import jax
@@ -11,6 +12,18 @@ from ssl_jax import data
 from ssl_jax.core import Carry, Method, Metrics, PyTree, TrainState, UserError
 from ssl_jax.sharding import check_divisible, data_mesh, put, replicated
 from ssl_jax.train_step import Step, Views, init_state, make_train_step, with_views
+
+
+class Waiting:
+    """How long steps have waited for their data: for the batch, and for the host's part of moving it to the devices."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def take(self) -> float:
+        """Seconds since the last call."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
 
 
 def train(
@@ -26,6 +39,7 @@ def train(
     state: TrainState | None = None,
     rounds: int = 1,
     step: Step | None = None,
+    waiting: Waiting | None = None,
 ) -> Generator[tuple[TrainState, Metrics, dict], None, None]:
     """Train from `state` (or from the seed) up to `steps`, yielding after every step.
 
@@ -46,6 +60,7 @@ def train(
         with its schedules starts anew. A run saved at such a boundary has not been refreshed yet.
       step: what `make_train_step` made of the same method, optimizer, views and mesh, so that many short runs compile
         it once; None makes it here.
+      waiting: where to count the time that steps wait for data.
 
     Yields:
       `(state, metrics, batch)`: the state after the step, valid until the next one is asked for; metrics, on the
@@ -79,8 +94,12 @@ def train(
                 state = begin_round(
                     method, state, source, tx=tx, views=views, batch_size=batch_size, seed=seed, mesh=mesh
                 )
+            asked = time.perf_counter()
             batch = next(batches)
-            state, metrics = step(state, put(for_step(method, batch), mesh))
+            placed = put(for_step(method, batch), mesh)
+            if waiting is not None:
+                waiting.seconds += time.perf_counter() - asked
+            state, metrics = step(state, placed)
             running.append(metrics["loss"])
             if len(running) > ahead:
                 jax.block_until_ready(running.popleft())

@@ -47,12 +47,12 @@ def verify(
     config = config_of(record)
     experiment = build(config, directory=directory)
     now = workdir.describe_run(
-        config, command=[], source_name=repr(experiment.source), fingerprint=experiment.source.fingerprint
+        config, command=[], source_name=repr(experiment.inputs), fingerprint=experiment.inputs.fingerprint
     )
     reasons = reasons_to_differ(record, now, last=due[-1])
     iterator = train(
         experiment.method,
-        experiment.source,
+        experiment.inputs,
         batch_size=config.batch_size,
         steps=experiment.steps,
         rounds=config.rounds,

@@ -19,8 +19,12 @@ from ssl_jax import hosts
 from ssl_jax.core import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-# Fields of a config that don't change what is trained, so that a run may go on with other values.
+# Fields of a config that don't change what is trained, so that a run may go on with other values. What comes of
+# `host_crop` and `decoder` does, and is part of the data's fingerprint.
 ONLOOKERS = (
+    "host_crop",
+    "decoder",
+    "max_damaged",
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
@@ -32,7 +36,14 @@ ONLOOKERS = (
 )
 
 # Fields that configs did not always have, and what a run from before was made with.
-LATER = {"micro_batches": 1, "accumulate": "no", "max_skipped_steps": 10}
+LATER = {
+    "micro_batches": 1,
+    "accumulate": "no",
+    "max_skipped_steps": 10,
+    "host_crop": "no",
+    "decoder": "auto",
+    "max_damaged": 1.0,
+}
 
 
 def plain(value: Any) -> Any:
@@ -153,7 +164,8 @@ def open_workdir(workdir: pathlib.Path, record: dict[str, Any]) -> bool:
     before = read_run(workdir)
     changed = differences(before["config"], record["config"])
     if before["data"]["fingerprint"] != record["data"]["fingerprint"]:
-        changed.append("data: not the images that the run began with")
+        old, new = before["data"]["train"], record["data"]["train"]
+        changed.append("data: not the images that the run began with" if old == new else f"data: {old} -> {new}")
     if changed:
         raise UserError(
             f"{workdir} holds a run with another config ({'; '.join(changed)}). Use another --workdir, or the first "

@@ -41,6 +41,7 @@ FLOORS = [
     {"catalogue", "checkpoint", "evaluation", "interop", "micro_batches", "protocols", "train_step", "training"},
     {
         "cli",
+        "damaged",
         "evaluate",
         "experiment",
         "gallery",

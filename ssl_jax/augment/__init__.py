@@ -49,11 +49,12 @@ from ssl_jax.augment.presets import (
     simclr_view,
     single,
 )
-from ssl_jax.augment.recipe import two_views, views
+from ssl_jax.augment.recipe import Recipe, two_views, views
 from ssl_jax.augment.resize import crop_and_resize
 from ssl_jax.augment.view import View
 
 __all__ = [
+    "Recipe",
     "View",
     "adjust_brightness",
     "adjust_contrast",

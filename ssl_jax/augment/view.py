@@ -90,8 +90,8 @@ class Drawn(NamedTuple):
     code without branches may apply the part anyway.
     """
 
-    rows: resize.Taps
-    columns: resize.Taps
+    rows: resize.Taps | None  # of the crop; None if the image came cropped
+    columns: resize.Taps | None
     flip: Flag | None = None
     jitter: tuple[Flag, Float[Array, "4"], Int[Array, " n"]] | None = None  # factors and order
     grey: tuple[Flag, Float[Array, ""]] | None = None  # saturation
@@ -132,6 +132,13 @@ def draw(
     u = _uniforms(key, view, image_shape[2])
     drawn = _geometry(u, view, image_shape[:2], size) if like is None else Drawn(like.rows, like.columns, like.flip)
     return _appearance(key, u, drawn, view, (image_shape[2], size, size))
+
+
+def draw_uncropped(key: PRNGKeyArray, view: View, channels: int, size: int, *, like: Drawn | None = None) -> Drawn:
+    """Draw all but the crop of one view; with `like`, the flip is that view's."""
+    u = _uniforms(key, dataclasses.replace(view, crop_scale=None), channels)
+    flip = like.flip if like is not None else u["flip"][0] < view.flip if "flip" in u else None
+    return _appearance(key, u, Drawn(None, None, flip), view, (channels, size, size))
 
 
 def _geometry(u: dict[str, Array], view: View, image_size: tuple[int, int], size: int) -> Drawn:

@@ -8,6 +8,8 @@ for batch in data.batches(source, batch_size=256, seed=0):
 from ssl_jax.data.boxed import BoxedSource
 from ssl_jax.data.coco import read_coco
 from ssl_jax.data.combine import Subset
+from ssl_jax.data.cropped import CroppedSource
+from ssl_jax.data.crops import Crop
 from ssl_jax.data.named import load
 from ssl_jax.data.pipeline import batches, epoch
 from ssl_jax.data.sampling import indices
@@ -17,6 +19,8 @@ from ssl_jax.data.voc import read_voc
 __all__ = [
     "ArraySource",
     "BoxedSource",
+    "Crop",
+    "CroppedSource",
     "Examples",
     "Indexable",
     "Source",

@@ -1,5 +1,6 @@
 """Sources made of other sources: some rows of one, or several after each other."""
 
+import collections
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +24,7 @@ class Subset(Source):
     def __init__(self, source: Source, rows: Integer[np.ndarray, " n"], name: str | None = None):
         self.source, self.rows = source, rows
         self.name, self.classes, self.in_memory = name or source.name, source.classes, source.in_memory
-        self.box_classes = source.box_classes
+        self.box_classes, self.damaged = source.box_classes, source.damaged
         self.files = None if source.files is None else source.files[rows]
 
     @functools.cached_property
@@ -57,6 +58,7 @@ class Joined(Source):
         same = all(source.box_classes == sources[0].box_classes for source in sources)
         self.box_classes = sources[0].box_classes if same else None
         self.in_memory = all(source.in_memory for source in sources)
+        self.damaged = collections.ChainMap(*(source.damaged for source in sources))  # type: ignore[arg-type]
         files = [source.files for source in sources if source.files is not None]
         self.files = np.concatenate(files) if len(files) == len(sources) else None
 
@@ -103,4 +105,6 @@ def join(sources: Sequence[Source], name: str) -> Source:
     images = np.concatenate([source.images for source in arrays])
     labels, classes, boxes = joined.labels, joined.classes, joined.box_classes
     extras = {} if boxes is None else {k: np.concatenate([s.extras[k] for s in arrays]) for k in arrays[0].extras}
-    return ArraySource(images, labels, classes, name, joined.fingerprint, joined.files, extras, boxes)
+    made = ArraySource(images, labels, classes, name, joined.fingerprint, joined.files, extras, boxes)
+    made.damaged = joined.damaged
+    return made

@@ -28,7 +28,7 @@ def decode(encoded: Encoded, size: int | None, channels: int) -> UInt8[np.ndarra
     Raises:
       Exception: Pillow's many types, if the image is damaged or is none.
     """
-    with _open(encoded) as opened:
+    with open_image(encoded) as opened:
         if size is not None:
             opened.draft(None, (3 * size, 3 * size))  # JPEG: leave out detail that the resize below removes anyway
         image = plain(ImageOps.exif_transpose(opened), channels)
@@ -56,7 +56,7 @@ def decode_or_why(encoded: Encoded, size: int | None, channels: int) -> UInt8[np
     try:
         return decode(encoded, size, channels)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        return damage.reason(error, _length(encoded))
+        return damage.reason(error, length_of(encoded))
 
 
 def try_decode(encoded: Encoded, size: int | None, channels: int) -> UInt8[np.ndarray, "h w c"] | None:
@@ -71,7 +71,7 @@ def why_broken(encoded: Encoded) -> str | None:
     return image if isinstance(image, str) else None
 
 
-def _length(encoded: Encoded) -> int | None:
+def length_of(encoded: Encoded) -> int | None:
     """Bytes of an image that was not readable, None if even that is not known."""
     if isinstance(encoded, bytes | np.ndarray):
         return len(encoded)
@@ -81,7 +81,8 @@ def _length(encoded: Encoded) -> int | None:
         return None
 
 
-def _open(encoded: Encoded) -> Image.Image:
+def open_image(encoded: Encoded) -> Image.Image:
+    """Open an image of any of `damage.FORMATS` and of a safe size with Pillow, which decodes it later."""
     if isinstance(encoded, np.ndarray):
         return Image.fromarray(encoded[..., 0] if encoded.shape[-1] == 1 else encoded)
     opened = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=damage.FORMATS)

@@ -7,25 +7,29 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int32, Integer, Shaped, UInt8
 
 from ssl_jax.core import UserError
-from ssl_jax.data.decode import Encoded, try_decode
+from ssl_jax.data.damage import printable
+from ssl_jax.data.decode import Encoded, decode_or_why
 from ssl_jax.data.source import ArraySource, Examples, Source, digest
 
 IN_MEMORY_BYTES = 1_000_000_000
 _CHUNK = 1024
+ATTEMPTS = 100  # images after a damaged one that are tried in its place
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class LazySource(Source):
     """Images that are fetched, decoded and resized on every access.
 
-    An image that turns out to be damaged is replaced, with a warning in the log, by the next one of the source that is
-    not, together with its label: a run of days must not end because of one bad file.
+    An image that turns out to be damaged is replaced by the next one of the source that is not, and so is its label: a
+    run of days must not end because of one bad file. Which one that is depends on the row alone. The log names every
+    damaged image once, with the reason, and `damaged` holds them all.
 
     Args:
       items: what `fetch` takes, one per example: for example paths. A numpy array, so that rows can be chosen.
@@ -53,6 +57,7 @@ class LazySource(Source):
         self.items, self.fetch, self._labels, self.classes = items, fetch, labels, classes
         self.shape, self.image_size, self.name, self._fingerprint = shape, image_size, name, fingerprint
         self.files = items if items.dtype == object else None
+        self.damaged: dict[str, str] = {}
 
     @property
     def labels(self) -> Int32[np.ndarray, " n"] | None:
@@ -71,28 +76,62 @@ class LazySource(Source):
         return len(self.items)
 
     def __getitem__(self, index: Any) -> Examples:
-        rows = np.arange(len(self))[index]
-        images, labels = self._decode(rows)
-        damaged = [i for i, image in enumerate(images) if image is None]
-        for attempt in range(1, 101):
+        images, labels = self.read(np.arange(len(self))[index], self._decode)
+        return self.labelled({"image": np.stack(images)}, labels)
+
+    def read(
+        self, rows: Integer[np.ndarray, " n"], decode: Callable[[int, Encoded], T | str]
+    ) -> tuple[list[T], Sequence[int]]:
+        """Map a function over encoded images, in the pool of threads, with others in the place of damaged ones.
+
+        Args:
+          rows: of the source.
+          decode: of the position in `rows` and the encoded image; returns why if the image is damaged.
+
+        Returns:
+          What the function made, and labels (0 if there are none), for each row.
+
+        Raises:
+          UserError: a hundred images in a row are damaged.
+        """
+        known = set(self.damaged)
+        made, labels = self._try(rows, range(len(rows)), decode)
+        damaged = [i for i, image in enumerate(made) if isinstance(image, str)]
+        for attempt in range(1, ATTEMPTS + 1):
             if not damaged:
                 break
-            _log.warning("damaged images, replaced by the next ones: %s", _few(self.items[rows[damaged]]))
-            next_images, next_labels = self._decode((rows[damaged] + attempt) % len(self))
-            for i, image, label in zip(damaged, next_images, next_labels, strict=True):
-                images[i], labels[i] = image, label
-            damaged = [i for i in damaged if images[i] is None]
+            others, other_labels = self._try((rows[damaged] + attempt) % len(self), damaged, decode)
+            for i, other, label in zip(damaged, others, other_labels, strict=True):
+                made[i], labels[i] = other, label
+            damaged = [i for i in damaged if isinstance(made[i], str)]
+        for name in [name for name in self.damaged if name not in known]:
+            why = self.damaged[name]
+            _log.warning("damaged image of %s, replaced by the next one: %s (%s)", self.name, printable(name), why)
         if damaged:
             raise UserError(f"a hundred images in a row of {self.name} are damaged; check the files.")
-        examples = {"image": np.stack([image for image in images if image is not None])}
-        if self.classes is not None:
-            examples["label"] = np.asarray(labels, np.int32)
-        return examples
+        return made, labels  # type: ignore[return-value]
+
+    def _try(
+        self, rows: Integer[np.ndarray, " n"], positions: Iterable[int], decode: Callable[[int, Encoded], T | str]
+    ) -> tuple[list[T | str], list[int]]:
+        encoded, labels = self.fetch(self.items[rows])
+        if self._labels is not None:
+            labels = self._labels[rows].tolist()
+        made = list(pool().map(decode, positions, encoded))
+        for item, why in zip(self.items[rows], made, strict=True):
+            if isinstance(why, str):
+                self.damaged[str(item) if self.files is not None else f"row {item}"] = why
+        return made, [0] * len(rows) if labels is None else list(labels)
+
+    def labelled(self, examples: Examples, labels: Sequence[int]) -> Examples:
+        """Add labels to examples, if the source has any."""
+        return examples if self.classes is None else {**examples, "label": np.asarray(labels, np.int32)}
 
     def select(self, rows: Integer[np.ndarray, " n"]) -> "LazySource":
         """Return the source of some rows only."""
         chosen = copy.copy(self)
         chosen.__dict__.pop("fingerprint", None)
+        chosen.damaged = {}
         chosen.items = self.items[rows]
         chosen.files = None if self.files is None else chosen.items
         chosen._labels = None if self._labels is None else self._labels[rows]
@@ -110,26 +149,31 @@ class LazySource(Source):
         images = np.empty((len(self), *self.shape), np.uint8)
         labels = np.zeros(len(self), np.int32)
         whole = np.zeros(len(self), bool)
+
+        def decode(row: int, encoded: Encoded) -> bool | str:
+            image = self._decode(row, encoded)
+            if isinstance(image, str):
+                return image
+            images[row], whole[row] = image, True
+            return True
+
         for rows in _chunks(np.arange(len(self))):
-            for row, image, label in zip(rows, *self._decode(rows), strict=True):
-                if image is not None:
-                    images[row], labels[row], whole[row] = image, label, True
-        report_skipped(self.name, self.items[~whole], len(self))
+            _, labels[rows] = self._try(rows, rows.tolist(), decode)
+        skipped = np.array([f"{name} ({why})" for name, why in self.damaged.items()], object)
+        report_skipped(self.name, skipped, len(self))
         if not whole.all():
             images, labels = images[whole], labels[whole]
         kept = None if self.classes is None else labels
         files = None if self.files is None else self.files[whole]
-        return ArraySource(images, kept, self.classes, self.name, self.fingerprint, files)
+        source = ArraySource(images, kept, self.classes, self.name, self.fingerprint, files)
+        source.damaged = self.damaged
+        return source
 
-    def _decode(self, rows: Integer[np.ndarray, " n"]) -> tuple[list[UInt8[np.ndarray, "h w c"] | None], list[int]]:
-        encoded, labels = self.fetch(self.items[rows])
-        if self._labels is not None:
-            labels = self._labels[rows].tolist()
-        images = list(pool().map(lambda file: try_decode(file, self.image_size, self.shape[-1]), encoded))
-        odd = next((image.shape for image in images if image is not None and image.shape != self.shape), None)
-        if odd is not None:
-            raise differ(self.name, odd[:2], self.shape[:2])
-        return images, [0] * len(rows) if labels is None else list(labels)
+    def _decode(self, _: int, encoded: Encoded) -> UInt8[np.ndarray, "h w c"] | str:
+        image = decode_or_why(encoded, self.image_size, self.shape[-1])
+        if not isinstance(image, str) and image.shape != self.shape:
+            raise differ(self.name, image.shape[:2], self.shape[:2])
+        return image
 
 
 def differ(name: str, one: tuple[int, ...], other: tuple[int, ...]) -> UserError:
@@ -165,4 +209,4 @@ def _chunks(items: np.ndarray) -> Iterable[np.ndarray]:
 
 def _few(items: np.ndarray) -> str:
     more = f" and {len(items) - 20} more" if len(items) > 20 else ""
-    return ", ".join(map(str, items[:20])) + more
+    return ", ".join(map(printable, items[:20])) + more

@@ -2,14 +2,17 @@
 
 import collections
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
 from ssl_jax.core import UserError
 from ssl_jax.data.sampling import indices
 from ssl_jax.data.source import Examples, Indexable
+
+T = TypeVar("T")
 
 
 def batches(
@@ -23,6 +26,8 @@ def batches(
     process_count: int = 1,
 ) -> Generator[Examples, None, None]:
     """Iterate over shuffled batches without end; batch `k` is a pure function of `(seed, k)`, see `indices`.
+
+    A source may have `at_step(step, index)` besides, for examples that are different at every step (`CroppedSource`).
 
     Args:
       source: what `load` or `from_arrays` returns, or an object with the two methods of `Indexable`.
@@ -47,11 +52,11 @@ def batches(
     rows = _rows_of_process(batch_size, process_index, process_count)
     indices(n, batch_size=batch_size, seed=seed, step=start)  # raises here, not in the first `next`
 
-    def example_rows() -> Iterator[np.ndarray]:
-        for step in itertools.count(start):
-            yield indices(n, batch_size=batch_size, seed=seed, step=step)[rows]
+    def read(step: int) -> Examples:
+        ids = indices(n, batch_size=batch_size, seed=seed, step=step)[rows]
+        return _read(source, ids, step)
 
-    return _read_ahead(lambda ids: _read(source, ids), example_rows(), _depth(source, prefetch))
+    return _read_ahead(read, itertools.count(start), _depth(source, prefetch))
 
 
 def epoch(
@@ -95,25 +100,26 @@ def _depth(source: Indexable, prefetch: int) -> int:
     return 0 if getattr(source, "in_memory", False) else prefetch
 
 
-def _read(source: Indexable, ids: np.ndarray) -> Examples:
-    return {**source[ids], "id": ids.astype(np.int32)}
+def _read(source: Indexable, ids: np.ndarray, step: int | None = None) -> Examples:
+    """Examples with their ids; of a source that shows them otherwise at every step, as `step` sees them."""
+    at_step = None if step is None else getattr(source, "at_step", None)
+    examples = source[ids] if at_step is None else at_step(step, ids)
+    return {**examples, "id": ids.astype(np.int32)}
 
 
-def _read_ahead(
-    read: Callable[[np.ndarray], Examples], rows: Iterable[np.ndarray], depth: int
-) -> Generator[Examples, None, None]:
-    """Map `read` over `rows`, up to `depth` of them ahead of the consumer in one background thread."""
+def _read_ahead(read: Callable[[T], Examples], what: Iterable[T], depth: int) -> Generator[Examples, None, None]:
+    """Map `read` over `what`, up to `depth` items ahead of the consumer in one background thread."""
     if depth <= 0:
-        yield from map(read, rows)
+        yield from map(read, what)
         return
-    rows = iter(rows)
+    what = iter(what)
     pool = ThreadPoolExecutor(1, thread_name_prefix="ssl_jax.data")
     try:
         pending: collections.deque[Future[Examples]] = collections.deque()
-        pending.extend(pool.submit(read, ids) for ids in itertools.islice(rows, depth))
+        pending.extend(pool.submit(read, item) for item in itertools.islice(what, depth))
         while pending:
             examples = pending.popleft().result()
-            pending.extend(pool.submit(read, ids) for ids in itertools.islice(rows, 1))
+            pending.extend(pool.submit(read, item) for item in itertools.islice(what, 1))
             yield examples
     finally:
         pool.shutdown(cancel_futures=True)

@@ -7,7 +7,7 @@ of stacked arrays. It holds no iterator and no randomness; the order of examples
 import abc
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -40,6 +40,7 @@ class Source(abc.ABC):
       classes: names of the classes, where `classes[label]` belongs to `label`, or None.
       in_memory: whether indexing is a plain copy, too cheap to be worth a thread.
       files: name of each example's file, relative to its folder, or None if examples are not files.
+      damaged: names of the images found to be damaged so far, and why each is; they were replaced or left out.
       box_classes: names of the classes of objects where examples hold boxes (see `ssl_jax.data.boxed`), or None.
     """
 
@@ -48,6 +49,7 @@ class Source(abc.ABC):
     box_classes: tuple[str, ...] | None = None
     in_memory: bool = False
     files: np.ndarray | None = None
+    damaged: Mapping[str, str] = {}
 
     @property
     @abc.abstractmethod

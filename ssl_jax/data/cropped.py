@@ -1,0 +1,89 @@
+"""A source whose examples are random crops, taken on the host from images that are decoded when they are read."""
+
+import functools
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from ssl_jax.core import UserError
+from ssl_jax.data import decoders
+from ssl_jax.data.crops import Crop, boxes
+from ssl_jax.data.decode import Encoded
+from ssl_jax.data.lazy import LazySource
+from ssl_jax.data.source import Examples, Source, digest
+
+
+class CroppedSource(Source):
+    """Views of the images of another source: each image is decoded once and all its crops are cut from it.
+
+    Examples hold, under `image`, uint8 `[b v s s c]`, or a tuple of such arrays if the crops are of several sizes, one
+    for each size in order of first appearance. Which crops is a function of (seed, step, row); `source[index]` is what
+    step 0 sees.
+
+    Args:
+      source: images that are decoded when they are read; their own size does not matter.
+      crops: one for each view.
+      seed: not negative.
+      decoder: `pillow`, `fast`, or `auto` for what is installed, see `decoders`.
+
+    Raises:
+      UserError: a source in memory or with boxes, no crops, a negative seed, or a decoder that is not installed.
+    """
+
+    def __init__(self, source: Source, crops: tuple[Crop, ...], *, seed: int, decoder: str = "auto"):
+        if not isinstance(source, LazySource):
+            raise UserError(
+                f"Crops on the host are for images that are decoded when they are read, and {source.name} is in memory "
+                "or made of several parts; use --config.host_crop=no."
+            )
+        if not crops or seed < 0:
+            raise UserError(f"Crops on the host need at least one crop and a seed of 0 or more, not seed={seed}.")
+        self.source, self.crops, self.seed = source, crops, seed
+        self.decoder = decoders.decoder(decoder)
+        self.name, self.classes, self.files, self.damaged = source.name, source.classes, source.files, source.damaged
+        self.sizes = tuple(dict.fromkeys(crop.size for crop in crops))
+
+    @property
+    def labels(self) -> Int32[np.ndarray, " n"] | None:
+        """Labels of all examples, or None."""
+        return self.source.labels
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of the images' fingerprint, the crops and the decoder."""
+        return digest(self.source.fingerprint.encode(), repr(self.crops).encode(), self.decoder.name.encode())
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __repr__(self) -> str:
+        return f"{self.source!r} cropped by {self.decoder.name} ({self.decoder.versions})"
+
+    def __getitem__(self, index: Any) -> Examples:
+        return self.at_step(0, index)
+
+    def at_step(self, step: int, index: Any) -> Examples:
+        """The examples of some rows as a step sees them."""
+        rows = np.arange(len(self))[index]
+        channels = self.source.shape[-1]
+        counts = [sum(crop.size == size for crop in self.crops) for size in self.sizes]
+        made = tuple(
+            np.empty((len(rows), count, size, size, channels), np.uint8)
+            for count, size in zip(counts, self.sizes, strict=True)
+        )
+
+        def decode(position: int, encoded: Encoded) -> bool | str:
+            draw = functools.partial(boxes, self.crops, seed=self.seed, step=step, example=int(rows[position]))
+            views = decoders.views(encoded, self.crops, draw, channels, self.decoder)
+            if isinstance(views, str):
+                return views
+            for size, array in zip(self.sizes, made, strict=True):
+                of_size = [view for view, crop in zip(views, self.crops, strict=True) if crop.size == size]
+                for i, view in enumerate(of_size):
+                    array[position, i] = view
+            return True
+
+        _, labels = self.source.read(rows, decode)
+        image: Any = made if len(made) > 1 else made[0]
+        return self.source.labelled({"image": image}, labels)
