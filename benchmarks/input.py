@@ -34,6 +34,7 @@ from PIL import Image
 from ssl_jax import data
 from ssl_jax.data import decoders, lazy
 from ssl_jax.data.crops import boxes
+from ssl_jax.data.pipeline import read_ahead
 
 BATCH = 128
 WIDTH, HEIGHT, BYTES = 500, 375, 51_000
@@ -62,8 +63,9 @@ def write_jpegs(folder: pathlib.Path, count: int) -> float:
         left, top = random.integers(photo.width - WIDTH + 1), random.integers(photo.height - HEIGHT + 1)
         crop = photo.crop((left, top, left + WIDTH, top + HEIGHT))
         encoded = min((jpeg(crop, quality) for quality in range(60, 100, 3)), key=lambda b: abs(len(b) - BYTES))
-        (folder / f"{i % 10}").mkdir(exist_ok=True)
-        (folder / f"{i % 10}" / f"{i}.jpg").write_bytes(encoded)
+        path = folder / ("train" if i else "test") / f"{i % 10}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded)
         sizes.append(len(encoded))
     return float(np.mean(sizes))
 
@@ -75,28 +77,26 @@ def jpeg(image: Image.Image, quality: int) -> bytes:
 
 
 def ours(folder: pathlib.Path, crops: tuple[data.Crop, ...], decoder: str, workers: int) -> Epoch:
-    """`data.batches` of crops by the host, as a training run reads them."""
-    source = data.CroppedSource(data.load(f"folder:{folder}", "train+test"), crops, seed=0, decoder=decoder)
-    steps = len(source) // BATCH
-
-    def run() -> int:
-        with threads(workers), contextlib.closing(data.batches(source, batch_size=BATCH)) as batches:
-            for _, batch in zip(range(steps), batches, strict=False):
-                assert batch["id"].shape == (BATCH,)
-        return steps * BATCH
-
-    return run
+    """What `data.batches` does with crops by the host, for so many batches."""
+    source = data.load(f"folder:{folder}", "train")
+    return epoch_of(data.CroppedSource(source, crops, seed=0, decoder=decoder).at_step, len(source), workers)
 
 
 def whole(folder: pathlib.Path, workers: int) -> Epoch:
     """Resized to 256 pixels on the host, for a crop on the accelerator."""
-    source = data.load(f"folder:{folder}", "train+test", image_size=256)
+    source = data.load(f"folder:{folder}", "train", image_size=256)
+    return epoch_of(lambda step, rows: source[rows], len(source), workers)
+
+
+def epoch_of(read: Callable[[int, np.ndarray], data.Examples], images: int, workers: int) -> Epoch:
+    steps = images // BATCH
+
+    def batch(step: int) -> data.Examples:
+        return read(step, data.indices(images, batch_size=BATCH, seed=0, step=step))
 
     def run() -> int:
-        with threads(workers), contextlib.closing(data.batches(source, batch_size=BATCH)) as batches:
-            for _, _ in zip(range(len(source) // BATCH), batches, strict=False):
-                pass
-        return len(source) // BATCH * BATCH
+        with threads(workers):
+            return BATCH * sum(1 for _ in read_ahead(batch, range(steps), 2))
 
     return run
 
@@ -117,23 +117,25 @@ def grain_dataset(folder: pathlib.Path, crops: tuple[data.Crop, ...], decoder: s
     """The same order, boxes and decoder in grain's MapDataset, with its threads; order and randomness are ours."""
     import grain
 
-    source = data.load(f"folder:{folder}", "train+test")
+    source = data.load(f"folder:{folder}", "train")
     files, _ = source.fetch(source.items)
     using, steps = decoders.decoder(decoder), len(source) // BATCH
+    sizes = tuple(dict.fromkeys(crop.size for crop in crops))
     order = np.concatenate([data.indices(len(source), batch_size=BATCH, seed=0, step=k) for k in range(steps)])
 
-    def load(position: int) -> np.ndarray:
+    def load(position: int) -> tuple[np.ndarray, ...]:
         row = int(order[position])
 
         def draw(size: tuple[int, int]) -> tuple:
             return boxes(crops, size, seed=0, step=int(position) // BATCH, example=row)
 
-        return np.stack(decoders.views(files[row], crops, draw, 3, using))
+        views = decoders.views(files[row], crops, draw, 3, using)
+        return tuple(np.stack([view for view in views if len(view) == size]) for size in sizes)
 
     def run() -> int:
         options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * BATCH)
         dataset = grain.MapDataset.range(steps * BATCH).map(load).to_iter_dataset(options).batch(BATCH)
-        return sum(len(batch) for batch in dataset)
+        return sum(len(batch[0]) for batch in dataset)
 
     return run
 
@@ -151,7 +153,7 @@ def torch_loader(folder: pathlib.Path, crops: tuple[data.Crop, ...], workers: in
     def transform(image: Image.Image) -> list[torch.Tensor]:
         return [v2.functional.pil_to_tensor(cut(image)) for cut in cuts]
 
-    dataset = datasets.ImageFolder(str(folder), transform)
+    dataset = datasets.ImageFolder(str(folder / "train"), transform)
     loader = torch.utils.data.DataLoader(
         dataset, BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
     )

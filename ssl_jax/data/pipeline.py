@@ -56,7 +56,7 @@ def batches(
         ids = indices(n, batch_size=batch_size, seed=seed, step=step)[rows]
         return _read(source, ids, step)
 
-    return _read_ahead(read, itertools.count(start), _depth(source, prefetch))
+    return read_ahead(read, itertools.count(start), _depth(source, prefetch))
 
 
 def epoch(
@@ -83,7 +83,7 @@ def epoch(
         return {**_read(source, np.minimum(ids, n - 1)), "valid": ids < n}
 
     positions = (np.arange(first, first + batch_size)[rows] for first in range(0, n, batch_size))
-    return _read_ahead(read, positions, _depth(source, prefetch))
+    return read_ahead(read, positions, _depth(source, prefetch))
 
 
 def _rows_of_process(batch_size: int, index: int, count: int) -> slice:
@@ -107,7 +107,7 @@ def _read(source: Indexable, ids: np.ndarray, step: int | None = None) -> Exampl
     return {**examples, "id": ids.astype(np.int32)}
 
 
-def _read_ahead(read: Callable[[T], Examples], what: Iterable[T], depth: int) -> Generator[Examples, None, None]:
+def read_ahead(read: Callable[[T], Examples], what: Iterable[T], depth: int) -> Generator[Examples, None, None]:
     """Map `read` over `what`, up to `depth` items ahead of the consumer in one background thread."""
     if depth <= 0:
         yield from map(read, what)
