@@ -54,7 +54,7 @@ class Watch:
             assert classes is not None
             self.probe = whole(monitors.init_probe(pooled.shape[-1], len(classes)), experiment.mesh)
 
-    def see(self, metrics: Metrics, batch: dict[str, np.ndarray]) -> None:
+    def see(self, metrics: Metrics, batch: data.Examples) -> None:
         """Update the probe with the features of a step."""
         if self.probe is not None and "features" in metrics:
             mesh = self.experiment.mesh

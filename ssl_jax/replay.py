@@ -47,7 +47,7 @@ def replay(directory: str | pathlib.Path) -> str:
     return "\n".join([*lines, f"Images (rows of the data): {', '.join(map(str, record['ids']))}"])
 
 
-def batch_at(experiment: Experiment, step: int) -> dict[str, np.ndarray]:
+def batch_at(experiment: Experiment, step: int) -> data.Examples:
     """The batch of a step, counted from 0."""
     config = experiment.config
     batches = data.batches(experiment.inputs, batch_size=config.batch_size, seed=config.seed, start=step)
@@ -57,7 +57,7 @@ def batch_at(experiment: Experiment, step: int) -> dict[str, np.ndarray]:
         batches.close()
 
 
-def parts(experiment: Experiment, state: TrainState, batch: dict[str, np.ndarray]) -> list[tuple[str, PyTree]]:
+def parts(experiment: Experiment, state: TrainState, batch: data.Examples) -> list[tuple[str, PyTree]]:
     """Named trees of a step, in the order in which they come about."""
     method, views = experiment.method, experiment.views
 

@@ -25,6 +25,7 @@ from ssl_jax.data.crops import Box, Crop, halvings
 from ssl_jax.data.decode import Encoded, length_of, open_image, plain
 
 Pixels = UInt8[np.ndarray, "h w c"]
+Square = UInt8[np.ndarray, "s s c"]
 Draw = Callable[[tuple[int, int]], tuple[Box, ...]]
 ORIENTATION = 0x0112  # EXIF's tag
 MOST = 3  # halvings that JPEG decoders can do
@@ -45,7 +46,7 @@ class Decoder:
     name: str
     versions: str
     jpeg: Callable[[bytes, int, int, int], Pixels] | None
-    resize: Callable[[Pixels, int, int], Pixels]
+    resize: Callable[[Pixels, int, int], Square]
 
 
 @functools.cache
@@ -73,7 +74,9 @@ def decoder(name: str = "auto") -> Decoder:
     return Decoder("pillow", f"pillow {importlib.metadata.version('pillow')}", None, _pillow)
 
 
-def views(encoded: Encoded, crops: tuple[Crop, ...], draw: Draw, channels: int, using: Decoder) -> list[Pixels] | str:
+def views(
+    encoded: Encoded, crops: tuple[Crop, ...], draw: Draw, channels: int, using: Decoder
+) -> list[np.ndarray] | str:
     """Decode an image once and cut all its views, `uint8 [size size channels]`; or say why it can't be decoded.
 
     Args:
@@ -85,9 +88,9 @@ def views(encoded: Encoded, crops: tuple[Crop, ...], draw: Draw, channels: int, 
     """
     try:
         pixels, found = _pixels(encoded, crops, draw, channels, using)
-        return [_view(pixels, box, crop.size, using) for box, crop in zip(found, crops, strict=True)]
     except Exception as error:  # as in `decode_or_why`
         return damage.reason(error, length_of(encoded))
+    return [_view(pixels, box, crop.size, using) for box, crop in zip(found, crops, strict=True)]
 
 
 def _pixels(
@@ -138,7 +141,7 @@ def _scaled(box: Box, full: tuple[int, int], reduced: tuple[int, ...]) -> Box:
     return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
 
 
-def _view(pixels: Pixels, box: Box, size: int, using: Decoder) -> Pixels:
+def _view(pixels: Pixels, box: Box, size: int, using: Decoder) -> Square:
     top, left, height, width = box
     return using.resize(pixels[top : top + height, left : left + width], size, 2 ** halvings(box, size))
 
@@ -152,7 +155,7 @@ def _simplejpeg(simplejpeg: Any, encoded: bytes, height: int, width: int, channe
     return pixels
 
 
-def _opencv(cv2: Any, pixels: Pixels, size: int, divisor: int) -> Pixels:
+def _opencv(cv2: Any, pixels: Pixels, size: int, divisor: int) -> Square:
     if divisor > 1:
         height, width = pixels.shape[0] // divisor, pixels.shape[1] // divisor
         whole = pixels[: height * divisor, : width * divisor]
@@ -161,7 +164,7 @@ def _opencv(cv2: Any, pixels: Pixels, size: int, divisor: int) -> Pixels:
     return made.reshape(size, size, -1)
 
 
-def _pillow(pixels: Pixels, size: int, divisor: int) -> Pixels:
+def _pillow(pixels: Pixels, size: int, divisor: int) -> Square:
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     if divisor > 1:
         width, height = image.width // divisor, image.height // divisor

@@ -15,7 +15,7 @@ from jaxtyping import Int32, UInt8
 
 from ssl_jax.core import UserError
 
-Examples = dict[str, np.ndarray]
+Examples = dict[str, Any]  # arrays, all of one length; crops of several sizes are a tuple of them
 
 
 @runtime_checkable
