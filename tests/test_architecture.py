@@ -69,6 +69,8 @@ HEAVY = (
     "tensorflow",
     "safetensors",
     "pycocotools",
+    "cv2",
+    "simplejpeg",
 )
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "configs" not in path.parts)
 
