@@ -8,6 +8,7 @@ from PIL import Image, UnidentifiedImageError
 
 # Pillow's own reader of each: all that folders of images hold, and none that starts another program.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine, for which no image can be blamed
 _SYSTEM = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
@@ -35,7 +36,13 @@ def reason(error: Exception, length: int | None) -> str:
     Args:
       error: what reading it raised.
       length: of the file in bytes, or None if that is not known.
+
+    Raises:
+      OSError: the error itself, if the machine has run out of file handles or memory: to go on with another image would
+        hide that, and make runs differ.
     """
+    if isinstance(error, OSError) and error.errno in SHORTAGES:
+        raise error
     if isinstance(error, TooLarge):
         return str(error)
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):

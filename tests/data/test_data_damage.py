@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import resource
 import struct
 import zlib
 
@@ -79,6 +80,24 @@ def test_broken_paths_are_named(tmp_path):
         ("a" * 300, "too long a name"),
     ):
         assert why_broken(tmp_path / name) == reason
+
+
+def test_shortages_of_the_machine_are_no_damage(tmp_path, photo):
+    photo.save(tmp_path / "a.png")
+    kept = []
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):  # noqa: PT012
+            for _ in range(100):
+                kept.append(open(os.devnull))  # noqa: SIM115
+        with pytest.raises(OSError, match="Too many open files"):
+            try_decode(tmp_path / "a.png", 8, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for file in kept:
+            file.close()
+    assert try_decode(tmp_path / "a.png", 8, 3) is not None
 
 
 def test_unreadable_permission(tmp_path, photo):
