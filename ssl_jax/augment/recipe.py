@@ -138,6 +138,8 @@ class Recipe:
 
     def _check_crops(self, image: Crops | tuple[Crops, ...]) -> tuple[Any, ...]:
         images: tuple[Any, ...] = image if isinstance(image, tuple) else (image,)
+        if self.aligned:
+            raise UserError("aligned views are made of whole images, not of crops that each lie elsewhere")
         wanted = [(sum(s == size for _, s in self.pairs), size, size) for size in self.sizes]
         if [x.shape[1:4] for x in images] != wanted:
             raise UserError(

@@ -191,6 +191,12 @@ def test_what_can_not_be_cropped(source):
         recipe(jax.random.split(jax.random.key(0), len(source)), cropped(source)[:]["image"])
 
 
+def test_aligned_views_need_whole_images():
+    recipe = augment.perturbed(12)
+    with pytest.raises(UserError, match="whole images"):
+        recipe(jax.random.split(jax.random.key(0), 3), np.zeros((3, 2, 12, 12, 3), np.uint8))
+
+
 def test_without_the_fast_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     decoders.decoder.cache_clear()
