@@ -32,11 +32,13 @@ class Damaged:
             lines = [json.dumps({"file": name, "why": why, "step": step}) + "\n" for name, why in new.items()]
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(lines))
-        if len(self.known) <= self.limit * len(self.source):
+        left_out = len(self.source.damaged) if self.source.in_memory else 0
+        images = len(self.source) + left_out
+        if len(self.known) <= self.limit * images:
             return None
         few = ", ".join(f"{printable(name)} ({why})" for name, why in list(self.known.items())[:3])
         return UserError(
-            f"{len(self.known):,} of the {len(self.source):,} images of {self.source.name} are damaged, more than the "
+            f"{len(self.known):,} of the {images:,} images of {self.source.name} are damaged, more than the "
             f"share of {self.limit:g} that config.max_damaged allows, such as {few}. {self.path} names them all: mend "
             "or remove them, or raise --config.max_damaged."
         )

@@ -227,7 +227,11 @@ def test_files_that_are_no_images_are_skipped_with_a_count(capsys, caplog, photo
     for i in range(40):  # more than fit into the test split, so that some are met in training
         (photos / f"cut{i}.png").write_bytes(whole[: len(whole) // 2])
     (photos / "text.jpg").write_text("no image")
-    assert cli.main(on_photos(tmp_path / "run", photos)) == 0
+    said = sentence(capsys, *on_photos(tmp_path / "run", photos))
+    assert re.search(
+        r"(\d\d) of the \d\d images .* are damaged, more than the share of 0.01 .* cut\d+.png \(truncated\)", said
+    )
+    assert cli.main(on_photos(tmp_path / "run", photos, "--config.max_damaged=0.6")) == 0
     assert re.search(r"skipped 1 of \d+ files .* text.jpg", caplog.text)
     assert re.search(r"skipped \d\d of \d+ files", caplog.text)
     for path in photos.iterdir():

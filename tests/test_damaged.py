@@ -83,6 +83,7 @@ def test_who_crops(photos):
 
 def test_limit(tmp_path):
     source = data.from_arrays(np.zeros((50, 4, 4, 1), np.uint8), name="fifty")
+    source.in_memory = False
     source.damaged = {"a\udcff.png": "truncated"}
     found = Damaged(source, tmp_path, limit=0.02)
     assert found.look(5) is None
@@ -95,5 +96,8 @@ def test_limit(tmp_path):
     assert str(again.look(8)) == str(error)
     assert [json.loads(line)["step"] for line in (tmp_path / FILE).read_text().splitlines()] == [5, 7]
     assert Damaged(source, tmp_path, limit=0.0).look(0) is not None
+    source.in_memory = True  # what is damaged was left out, and counts as well
+    assert "2 of the 52 images" in str(Damaged(source, tmp_path, limit=0.03).look(0))
+    assert Damaged(source, tmp_path, limit=0.04).look(0) is None
     with pytest.raises(UserError, match="between 0 and 1"):
         Damaged(source, tmp_path, limit=1.5)
