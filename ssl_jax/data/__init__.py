@@ -8,9 +8,12 @@ for batch in data.batches(source, batch_size=256, seed=0):
 from ssl_jax.data.boxed import BoxedSource
 from ssl_jax.data.coco import read_coco
 from ssl_jax.data.combine import Subset
+from ssl_jax.data.listed import rows_listed, rows_named
+from ssl_jax.data.mixture import Mixture
 from ssl_jax.data.named import load
+from ssl_jax.data.own import from_indexable
 from ssl_jax.data.pipeline import batches, epoch
-from ssl_jax.data.sampling import indices
+from ssl_jax.data.sampling import batch_rows, indices
 from ssl_jax.data.source import ArraySource, Examples, Indexable, Source, from_arrays
 from ssl_jax.data.voc import read_voc
 
@@ -19,13 +22,18 @@ __all__ = [
     "BoxedSource",
     "Examples",
     "Indexable",
+    "Mixture",
     "Source",
     "Subset",
+    "batch_rows",
     "batches",
     "epoch",
     "from_arrays",
+    "from_indexable",
     "indices",
     "load",
     "read_coco",
     "read_voc",
+    "rows_listed",
+    "rows_named",
 ]

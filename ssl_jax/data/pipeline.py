@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from ssl_jax.core import UserError
-from ssl_jax.data.sampling import indices
+from ssl_jax.data.sampling import batch_rows
 from ssl_jax.data.source import Examples, Indexable
 
 
@@ -45,11 +45,11 @@ def batches(
     if batch_size > n:
         raise UserError(f"batch_size={batch_size} exceeds the {n} images there are; use batch_size={n} or less.")
     rows = _rows_of_process(batch_size, process_index, process_count)
-    indices(n, batch_size=batch_size, seed=seed, step=start)  # raises here, not in the first `next`
+    batch_rows(source, batch_size=batch_size, seed=seed, step=start)  # raises here, not in the first `next`
 
     def example_rows() -> Iterator[np.ndarray]:
         for step in itertools.count(start):
-            yield indices(n, batch_size=batch_size, seed=seed, step=step)[rows]
+            yield batch_rows(source, batch_size=batch_size, seed=seed, step=step)[rows]
 
     return _read_ahead(lambda ids: _read(source, ids), example_rows(), _depth(source, prefetch))
 
