@@ -271,6 +271,36 @@ def count_steps(config: ConfigDict, examples: int) -> int:
     return int(steps)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What of the images the network sees: `views` for training, `prepare` for evaluation, `shape` of the whole."""
+
+    views: Callable
+    prepare: Callable
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+def build_views(config: ConfigDict, source: data.Source) -> Seen:
+    """The augmentation, with the size and the normalisation that it has for these images."""
+    height, width, channels = image_shape(source)
+    size = config.view_size or min(height, width)
+    if size > min(height, width):
+        raise UserError(
+            f"The images are {height} x {width}, smaller than the view of {size} pixels; set --config.view_size to at "
+            f"most {min(height, width)}, or 0 for the images' size."
+        )
+    normalize = normalization(config.normalize, source)
+    recipe = lookup({name: getattr(augment, name) for name in RECIPES}, config.augment, "augmentation")
+    return Seen(
+        views=call(recipe, f"augmentation {config.augment}", size, **normalize, **config.augment_args),
+        prepare=functools.partial(augment.prepare, size=size, **normalize),
+        shape=(size, size, channels),
+        **normalize,
+    )
+
+
 def build(
     config: ConfigDict, *, devices: list[jax.Device] | None = None, directory: str | pathlib.Path | None = None
 ) -> Experiment:
@@ -286,21 +316,12 @@ def build(
     if config.batch_size > len(source):
         raise UserError(f"The batch size {config.batch_size} is larger than the data ({len(source)} images).")
     steps = count_steps(config, len(source))
-    height, width, channels = image_shape(source)
-    size = config.view_size or min(height, width)
-    if size > min(height, width):
-        raise UserError(
-            f"The images are {height} x {width}, smaller than the view of {size} pixels; set --config.view_size to at "
-            f"most {min(height, width)}, or 0 for the images' size."
-        )
-    normalize = normalization(config.normalize, source)
-    recipe = lookup({name: getattr(augment, name) for name in RECIPES}, config.augment, "augmentation")
+    seen = build_views(config, source)
     round_steps = -(-steps // config.rounds)
     rate = build_rate(config, source, steps=round_steps)
-    prepare = functools.partial(augment.prepare, size=size, **normalize)
     teacher = None
     if "teacher" in config:
-        view = teachers.View(source=source, shape=(size, size, channels), prepare=prepare)
+        view = teachers.View(source=source, shape=seen.shape, prepare=seen.prepare)
         teacher = teachers.load(config, view, directory=directory)
     return Experiment(
         config=config,
@@ -308,8 +329,8 @@ def build(
         method=build_method(config, source, steps=steps, teacher=teacher),
         rate=rate,
         tx=build_optimizer(config, source, rate, steps=round_steps),
-        views=call(recipe, f"augmentation {config.augment}", size, **normalize, **config.augment_args),
-        prepare=prepare,
+        views=seen.views,
+        prepare=seen.prepare,
         steps=steps,
         mesh=mesh,
         teacher=teacher,

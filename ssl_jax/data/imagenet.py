@@ -54,6 +54,15 @@ def read(directory: str, split: str, image_size: int | None, channels: int | Non
     return tar.source(names, labels, classes, image_size, channels or 3, f"imagenet:{directory} {split}")
 
 
+def split_names(directory: str) -> tuple[str, ...]:
+    """The splits whose archives are there, as tensorflow-datasets calls them."""
+    there = {"train": TRAIN, "validation": VAL}
+    found = tuple(split for split, name in there.items() if files.glob(f"{directory}/{name}"))
+    if not found:
+        raise UserError(f"{directory} holds neither {TRAIN} nor {VAL}; get them from https://image-net.org.")
+    return found
+
+
 def _train(path: str) -> dict[Named, str]:
     """Return the class of every image for training, named `n01440764/n01440764_10026.JPEG`."""
     shard = shards.read(path, _scan_classes)

@@ -22,6 +22,7 @@ from ssl_jax.data import (
     splits,
     tar,
     tfds,
+    tree,
     voc,
 )
 from ssl_jax.data.boxed import BoxedSource
@@ -102,6 +103,33 @@ def load(
             whole[part.name] = _read(name, part.name, image_size, channels, data_dir)
         parts.append(_take(whole[part.name], part, split, in_memory))
     return join(parts, f"{name} {split}")
+
+
+def split_names(name: str, data_dir: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
+    """Return the splits that data has, each once: of `test`, `val` and `validation` the one that is there.
+
+    Args:
+      name: as for `load`.
+      data_dir: as for `load`.
+
+    Raises:
+      UserError: as `load` does.
+    """
+    kind, _, argument = name.partition(":")
+    place = files.locate(argument, data_dir)
+    if kind == "mixture":
+        parts = [split_names(part, data_dir) for _, part in mixture.parse(argument)]
+        return tuple(split for split in parts[0] if all(split in part for part in parts))
+    if kind == "tfds" and argument:
+        return tuple(tfds.split_names(argument, data_dir))
+    if kind == "imagenet" and argument:
+        return imagenet.split_names(place)
+    if kind == "hf" and argument:
+        return tuple(huggingface.splits(pathlib.Path(place)))
+    if kind in ("folder", "tar") and argument:
+        found: dict = tree.splits(place) if kind == "folder" else tar.splits(place)
+        return tuple({id(images): split for split, images in reversed(found.items()) if images}.values())[::-1]
+    return ("train", "test")
 
 
 def _read(
