@@ -5,7 +5,7 @@ devices are passed over.
 """
 
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from ssl_jax.core import UserError
 
@@ -29,11 +29,11 @@ class Member(NamedTuple):
     size: int
 
 
-def members(file: BinaryIO, path: str, *, start: int = 0, stop: int) -> Iterator[Member]:
+def members(file: Any, path: str, *, start: int = 0, stop: int) -> Iterator[Member]:
     """Yield the regular files of a tar file that stands in bytes `start` to `stop - 1` of an open file.
 
     Args:
-      file: open for reading bytes.
+      file: open for reading bytes, with `seek` and `read`.
       path: what the file is called in messages.
       start: first byte of the tar file, not 0 for one inside another.
       stop: its end.
@@ -68,7 +68,7 @@ def members(file: BinaryIO, path: str, *, start: int = 0, stop: int) -> Iterator
         raise UserError(f"{path} is no tar file: it has {stop - start} bytes; copy it again.")
 
 
-def _read(file: BinaryIO, position: int, size: int) -> bytes:
+def _read(file: Any, position: int, size: int) -> bytes:
     file.seek(position)
     return file.read(size)
 

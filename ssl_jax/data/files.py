@@ -10,7 +10,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO
+from typing import Any
 
 from ssl_jax.core import UserError
 
@@ -79,8 +79,8 @@ def size(path: str) -> int:
     return os.path.getsize(path) if not is_remote(path) else int(_remote(path, "info")["size"])
 
 
-def open_file(path: str) -> BinaryIO:
-    """Open a file for reading bytes at any place; close it afterwards.
+def open_file(path: str) -> Any:
+    """Open a file, with `seek` and `read` of bytes; close it afterwards.
 
     Raises:
       UserError: if it can't be opened.

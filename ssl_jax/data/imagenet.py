@@ -12,7 +12,7 @@ import importlib.util
 import io
 import pathlib
 import zlib
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +69,7 @@ def _train(path: str) -> dict[Named, str]:
     return {named: named.partition("/")[0] for named in _named(shard)}
 
 
-def _scan_classes(file: BinaryIO, path: str, state: str) -> shards.Shard:
+def _scan_classes(file: Any, path: str, state: str) -> shards.Shard:
     """Read the headers of a tar file of tar files."""
     found = []
     for outer in archive.members(file, path, stop=files.size(path)):

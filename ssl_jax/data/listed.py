@@ -70,14 +70,12 @@ def rows_listed(source: Source, path: str | os.PathLike[str]) -> Int[np.ndarray,
     wanted = _read(path)
     wrong = [text for text in wanted if not (text.isdecimal() and int(text) < len(source))]
     if wrong or not wanted:
-        has = (
-            f"{len(wrong)} of the {len(wanted)} ids in {path}, such as {wrong[0]},"
-            if wrong
-            else f"{path}, which is empty,"
+        such = (
+            f"{len(wrong)} of the {len(wanted)} in {path} are none, such as {wrong[0]}" if wrong else f"{path} is empty"
         )
         raise UserError(
-            f"{has} fit nothing in {source.name}, which has no file names; write row numbers from 0 to "
-            f"{len(source) - 1}, one a line."
+            f"{source.name} has no file names, so its ids are row numbers from 0 to {len(source) - 1}, one a line, but "
+            f"{such}."
         )
     return np.asarray([int(text) for text in wanted])
 

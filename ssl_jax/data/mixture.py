@@ -30,7 +30,7 @@ def parse(mixture: str) -> list[tuple[float, str]]:
     Raises:
       UserError: if it does not read like that, or a weight is not positive.
     """
-    parts = []
+    parts: list[tuple[float, str]] = []
     for part in _NEXT.split(mixture):
         number, star, name = part.strip().partition("*")
         try:
@@ -59,11 +59,14 @@ class Mixture(Joined):
       name: for messages and records.
 
     Raises:
-      UserError: if the images of two parts have different shapes.
+      UserError: if a weight is not positive, or the images of two parts have different shapes.
     """
 
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float], name: str):
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float | int], name: str):
         super().__init__(sources, name)
+        bad = next((weight for weight in weights if not 0 < weight < math.inf), None)
+        if bad is not None or len(weights) != len(sources):
+            raise UserError(f"the {len(weights)} weights of {name} must be positive, one a part, but one is {bad}.")
         shapes = [source[np.arange(1)]["image"].shape[1:] for source in sources]
         odd = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
         if odd is not None:

@@ -12,7 +12,7 @@ import re
 import time
 import zipfile
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -55,13 +55,11 @@ def expand(pattern: str) -> list[str]:
     found = {path: files.glob(path) for path in _braces(pattern)}
     missing = [path for path, there in found.items() if not there]
     if 0 < len(missing) < len(found):
-        raise UserError(
-            f"{len(missing)} of the {len(found)} shards of tar:{pattern} are missing, such as {missing[0]}."
-        )
+        raise UserError(f"{len(missing)} of {len(found)} shards of tar:{pattern} are missing, such as {missing[0]}.")
     return [path for there in found.values() for path in there]
 
 
-def scan(file: BinaryIO, path: str, state: str) -> Shard:
+def scan(file: Any, path: str, state: str) -> Shard:
     """Read the headers and labels of an open shard."""
     images: list[archive.Member] = []
     labels: dict[str, str] = {}
@@ -84,7 +82,7 @@ def scan(file: BinaryIO, path: str, state: str) -> Shard:
     )
 
 
-def read(path: str, scan: Callable[[BinaryIO, str, str], Shard] = scan) -> Shard:
+def read(path: str, scan: Callable[[Any, str, str], Shard] = scan) -> Shard:
     """Read a shard's headers and labels; what took long is kept in the user's cache directory, without its images.
 
     Args:
@@ -161,7 +159,7 @@ def _save(kept: pathlib.Path, shard: Shard) -> None:
 
 def _load(kept: pathlib.Path, path: str, state: str) -> Shard | None:
     try:
-        with np.load(kept, allow_pickle=False) as arrays:
+        with open(kept, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             names, labels = json.loads(arrays["text"].tobytes())
             return Shard(path, names, arrays["offsets"].tolist(), arrays["sizes"].tolist(), labels, state)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there, or damaged: read it again

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from ssl_jax.core import UserError
 
 _SLICE = r"(?P<start>-?\d+%?)?\s*:\s*(?P<stop>-?\d+%?)?"
-_PART = re.compile(rf"\s*(?P<name>\w+)\s*(?:\[\s*(?:{_SLICE}|@(?P<ids>[^\]]+?))\s*\])?\s*(?P<plus>\+|$)")
+_PART = re.compile(rf"\s*(?P<name>\w+)\s*(?:\[\s*(?:{_SLICE}|@\s*(?P<ids>[^\]]+?))\s*\])?\s*(?P<plus>\+|$)")
 
 
 class Part(NamedTuple):
