@@ -24,6 +24,7 @@ from ssl_jax.data.tree import HELD_OUT, in_hash_order
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 _MOST = 1 << 28  # bytes of the unpacked devkit that are believed
 
 
@@ -109,7 +110,7 @@ def _devkit_labels(path: str) -> list[str]:
         raise UserError(f"{path} can't be unpacked ({error}); copy it again.") from error
     found = {files.last(m.name): m for m in archive.members(io.BytesIO(content), path, stop=len(content))}
     try:
-        truth, meta = (found[name] for name in ("ILSVRC2012_validation_ground_truth.txt", "meta.mat"))
+        truth, meta = (found[name] for name in (TRUTH, META))
         table = matlab.loadmat(io.BytesIO(content[meta.offset : meta.offset + meta.size]), squeeze_me=True)["synsets"]
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in np.atleast_1d(table)}
         numbers = content[truth.offset : truth.offset + truth.size].split()

@@ -70,9 +70,7 @@ def prepare(
         other data of that name.
     """
     if not NAME.fullmatch(name):
-        raise UserError(
-            f"the name {name!r} must be lower-case letters, digits and underscores; give another as --name."
-        )
+        raise UserError(f"the name {name!r} must be lower-case letters, digits and _; give another as --name.")
     classes = {source.classes for source in sources.values()}
     if len(classes) > 1 or shard_images < 1:
         raise UserError(f"the splits {', '.join(sources)} differ in their classes, or shard_images={shard_images} < 1.")

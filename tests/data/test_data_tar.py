@@ -8,6 +8,7 @@ import fsspec
 import numpy as np
 import pytest
 from PIL import Image
+from tars import tar
 
 from ssl_jax import data
 from ssl_jax.core import UserError
@@ -17,16 +18,6 @@ from ssl_jax.data import archive, shards
 def png(number: int, size=(6, 5)) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.full((*size, 3), number, np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-def tar(members: dict[str, bytes], *, format=tarfile.PAX_FORMAT) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=format) as out:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            out.addfile(info, io.BytesIO(content))
     return file.getvalue()
 
 
