@@ -3,7 +3,6 @@
 import json
 import pathlib
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +22,8 @@ USAGE = """ssl-jax data: look at images before a run, and prepare them.
 
 NAME is fashion_mnist, folder:PATH, tar:PATTERN, hf:PATH, imagenet:PATH, tfds:NAME, ... (docs/data.md)."""
 ACTIONS = ("describe", "check", "preview", "prepare")
-ANY_SIZE = 1  # images are looked at as they are stored; this only says that their sizes may differ
+# Images are looked at as they are stored: this only says that sizes may differ. Only those with boxes are made so large.
+ANY_SIZE, BOXED_SIZE = 1, 64
 
 
 def split_argv(argv: Sequence[str]) -> tuple[str, str | None, list[str]]:
@@ -69,7 +69,8 @@ def run(action: str, name: str | None, values: flags.FlagValues, say: Callable[[
     channels = _flag(values, "channels")
     where = {"data_dir": _flag(values, "data_dir")}
     splits = _flag(values, "split") or data.split_names(name, **where)
-    of_split = {"channels": channels and int(channels), "image_size": ANY_SIZE, "in_memory": False, **where}
+    size = BOXED_SIZE if name.partition(":")[0] in ("collage", "coco", "voc") else ANY_SIZE
+    of_split = {"channels": channels and int(channels), "image_size": size, "in_memory": False, **where}
     sources = {split: data.load(name, split, **of_split) for split in splits}
     {"describe": _describe, "check": _check, "prepare": _prepare}[action](name, sources, values, say)
 
@@ -152,8 +153,9 @@ def _preview(name: str | None, values: flags.FlagValues, say: Callable) -> None:
     out, config = _flag(values, "out"), _flag(values, "config")
     if not out or config is None:
         raise UserError(f"The flag --{'out' if config is not None else 'config'} is missing.")
-    if pathlib.Path(out).suffix.lower() != ".png":
-        raise UserError(f"--out={out} must be a picture's name that ends with .png.")
+    path = pathlib.Path(out)
+    if path.suffix.lower() != ".png" or not path.parent.is_dir():
+        raise UserError(f"--out={out} must be a file's name that ends with .png, in a directory that is there.")
     if name is not None:
         config.data = name
     source = experiment.load_data(config, config.train_split)
@@ -179,7 +181,7 @@ class _Bar:
     """Progress of something counted: on a terminal in place, elsewhere a line every ten seconds."""
 
     def __init__(self, title: str):
-        self.title, self.progress = title, Progress(sys.stderr)
+        self.title, self.progress = title, Progress()
         self.begin = self.shown = time.monotonic()
         self.first: int | None = None
 

@@ -49,6 +49,8 @@ def read(directory: str, split: str, image_size: int | None, channels: int | Non
         image = table.image_column()
         labels, classes = table.labels()
         names = table.names(image) if image else None
+    except ImportError as error:
+        raise UserError(f"hf:{directory} needs pyarrow, which is not installed; pip install 'ssl_jax[hf]'.") from error
     except (OSError, ValueError, KeyError) as error:  # ValueError is what pyarrow's errors are made of
         raise UserError(
             f"hf:{directory} can't be read ({str(error).splitlines()[0]}); save or copy it again."

@@ -86,6 +86,12 @@ def test_bad_directories(tmp_path):
         data.load(f"hf:{saved}")
 
 
+def test_without_pyarrow(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"needs pyarrow, which is not installed; pip install 'ssl_jax\[hf\]'"):
+        data.load(f"hf:{HERE}/saved")
+
+
 def test_names_in_its_files_lead_nowhere(tmp_path):
     """A saved set that names files elsewhere is read from its own directory, or not at all."""
     saved = tmp_path / "saved"
