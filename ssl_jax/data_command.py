@@ -22,7 +22,7 @@ USAGE = """ssl-jax data: look at images before a run, and prepare them.
 
 NAME is fashion_mnist, folder:PATH, tar:PATTERN, hf:PATH, imagenet:PATH, tfds:NAME, ... (docs/data.md)."""
 ACTIONS = ("describe", "check", "preview", "prepare")
-# Images are looked at as they are stored: this only says that sizes may differ. Only those with boxes are made so large.
+# Images are looked at as they are stored: this only says that sizes may differ. Those with boxes are made so large.
 ANY_SIZE, BOXED_SIZE = 1, 64
 
 
