@@ -273,8 +273,9 @@ def count_steps(config: ConfigDict, examples: int) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What of the images the network sees: `views` for training, `prepare` for evaluation, `shape` of the whole."""
+    """How the network sees images: `views` of `inputs` in training, `prepare` in evaluation, which gives `shape`."""
 
+    inputs: data.Source
     views: Callable
     prepare: Callable
     shape: tuple[int, int, int]
@@ -294,6 +295,7 @@ def build_views(config: ConfigDict, source: data.Source) -> Seen:
     normalize = normalization(config.normalize, source)
     recipe = lookup({name: getattr(augment, name) for name in RECIPES}, config.augment, "augmentation")
     return Seen(
+        inputs=source,
         views=call(recipe, f"augmentation {config.augment}", size, **normalize, **config.augment_args),
         prepare=functools.partial(augment.prepare, size=size, **normalize),
         shape=(size, size, channels),

@@ -33,10 +33,11 @@ def write(source: data.Source, seen: Seen, path: str | pathlib.Path, *, images: 
     Raises:
       UserError: if the file can't be written.
     """
-    image = jnp.asarray(source[np.unique(np.linspace(0, len(source) - 1, images).astype(int))]["image"])
-    views = seen.views(example_keys(jax.random.key(seed), jnp.arange(len(image))), image)
+    rows = np.unique(np.linspace(0, len(source) - 1, images).astype(int))
+    image, inputs = source[rows]["image"], seen.inputs[rows]["image"]
+    views = seen.views(example_keys(jax.random.key(seed), jnp.arange(len(rows))), jax.tree.map(jnp.asarray, inputs))
     views = views if isinstance(views, tuple) else (views,)
-    cells = [_bytes(seen, part) for part in (seen.prepare(image)[:, None], *views)]
+    cells = [_bytes(seen, part) for part in (seen.prepare(jnp.asarray(image))[:, None], *views)]
     try:
         Image.fromarray(sheet(cells)).save(path)
     except OSError as error:

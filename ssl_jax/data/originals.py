@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
+from PIL import UnidentifiedImageError
 
 from ssl_jax.core import UserError
 from ssl_jax.data.combine import Joined, Subset
@@ -41,20 +42,21 @@ def names(source: Source, rows: Integer[np.ndarray, " n"]) -> list[str]:
 
 
 def why_broken(encoded: Encoded) -> str | None:
-    """Return what is wrong with an image in words, or None if it can be decoded to its end."""
+    """Decode an image whole and say why that fails, such as "truncated"; None if it works."""
     try:
         decode(encoded, None, 3)
     except Exception as error:  # whatever a decoder raises on bytes that are not what it expects
-        return _words(encoded, error)
+        return _reason(encoded, error)
     return None
 
 
-def _words(encoded: Encoded, error: Exception) -> str:
+def _reason(encoded: Encoded, error: Exception) -> str:
     if isinstance(encoded, bytes) and not encoded:
-        return "empty, or gone"
-    text = " ".join(str(error).split()).removesuffix(".")
-    text = "no image of a known format" if "cannot identify image file" in text else text
-    return text or type(error).__name__
+        return "empty file"
+    if isinstance(error, UnidentifiedImageError):
+        return "no image, or of a format that is not read"
+    text = " ".join(str(error).split())
+    return "truncated" if "truncated" in text else f"damaged: {text or type(error).__name__}"
 
 
 def _of_parts(source: Joined, rows: Integer[np.ndarray, " n"]) -> Stored:

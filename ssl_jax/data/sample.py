@@ -1,5 +1,6 @@
 """What a sample of the images says of all of them: grey or colour, and whether they have one size."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +31,7 @@ def shape_of(
     Raises:
       UserError: if the sample differs in size and `image_size` is None, or none of it is readable.
     """
-    headers = [sides for sides in map(header, sample) if sides]
+    headers = [sides for sides in map(_header, sample) if sides]
     if not headers:
         raise UserError(f"none of {len(sample)} images of {name}, looked at as a sample, is readable; check the data.")
     channels = channels or (1 if all(grey for _, _, grey in headers) else 3)
@@ -43,3 +44,10 @@ def shape_of(
     if first is None:
         raise UserError(f"none of {len(sample)} images of {name}, looked at as a sample, can be decoded; check them.")
     return first.shape[0], first.shape[1], channels
+
+
+def _header(image: Encoded) -> tuple[int, int, bool] | None:
+    """Shorter side, longer side, and whether the image is grey, as `header` has it, also of pixels."""
+    if isinstance(image, np.ndarray):
+        return min(image.shape[:2]), max(image.shape[:2]), image.shape[-1] == 1
+    return header(image if isinstance(image, bytes) else os.fspath(image))

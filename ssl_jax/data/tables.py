@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int32
 
 KEPT_BYTES = 1_000_000_000  # of groups of rows of parquet files
+MOST_CLASSES = 1_000_000
 LABELS = ("label", "labels", "cls")
 
 
@@ -84,6 +85,8 @@ class Table:
         numbers = self._column(column)
         if any(number is None or number < 0 for number in numbers):  # -1 in the Hub's unlabelled test sets
             return None, None
+        if max(numbers, default=0) >= MOST_CLASSES:
+            raise ValueError(f"{column} holds {max(numbers)}, more classes than are believed")
         names = named.get(column) or range(max(numbers, default=-1) + 1)
         return np.array(numbers, np.int32), tuple(map(str, names))
 

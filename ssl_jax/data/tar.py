@@ -18,7 +18,7 @@ from ssl_jax.data.sample import shape_of, spread
 from ssl_jax.data.source import Named, digest
 from ssl_jax.data.tree import HELD_OUT, hold_out, in_hash_order
 
-_WHOLE_NUMBER = re.compile(r"\d+")
+_WHOLE_NUMBER = re.compile(r"\d{1,6}")  # longer ones are words: nobody has millions of classes
 
 
 def read(pattern: str, split: str, image_size: int | None, channels: int | None) -> LazySource:

@@ -64,8 +64,10 @@ def test_parquet_of_others(tmp_path):
     np.testing.assert_array_equal(source.labels, [2, 0, 1, 2])
     unlabelled = data.load(write(tmp_path / "unlabelled", {"picture": images, "label": [-1] * 4}))
     assert unlabelled.labels is None
+    with pytest.raises(UserError, match=r"can't be read \(label holds 4611686018427387904, more classes than"):
+        data.load(write(tmp_path / "huge", {"picture": images, "label": [0, 1, 2, 2**62]}))
     broken = data.load(write(tmp_path / "broken", {"picture": [*images[:3], None]}), in_memory=False)
-    assert data.check(broken) == [("3", "empty, or gone")]
+    assert data.check(broken) == [("3", "empty file")]
     with pytest.raises(UserError, match=r"has no image in 2 rows of text"):
         data.load(write(tmp_path / "text", {"text": ["a", "b"]}))
 

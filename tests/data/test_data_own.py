@@ -1,3 +1,6 @@
+import pathlib
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,6 +85,17 @@ def test_batches():
     for batch, _ in zip(data.batches(source, batch_size=8), range(5), strict=False):
         np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["id"])
         np.testing.assert_array_equal(batch["label"], batch["id"] % 3)
+
+
+def test_what_the_documentation_says_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = pathlib.Path(__file__).parents[2] / "docs" / "data.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    exec("\n".join(blocks), {})
+    assert capsys.readouterr().out.count("(16, 32, 32, 3) [") == 3
+    prepared = data.load("tfds:noise", data_dir="prepared", image_size=32)
+    assert (len(prepared), prepared.classes) == (100, ("even", "odd"))
 
 
 BAD = {

@@ -53,7 +53,7 @@ def test_files_that_are_gone_or_no_images_are_replaced(folder):
     memory.rm(f"/bucket/pets/train/{name}")
     batch = source[np.arange(3)]
     np.testing.assert_array_equal(batch["label"], batch["image"][:, 0, 0, 0] % 2)
-    assert (name, "empty, or gone") in data.check(source)
+    assert (name, "empty file") in data.check(source)
 
 
 def test_what_cannot_be_reached(monkeypatch):

@@ -157,6 +157,13 @@ def test_labels_are_optional(tmp_path):
     assert set(source[np.arange(2)]) == {"image"}
 
 
+def test_huge_numbers_are_words(tmp_path):
+    """A label must not make a list of as many classes."""
+    members = numbers(0, 10) | {"0004.cls": b"9" * 5000}
+    (tmp_path / "a.tar").write_bytes(tar(members))
+    assert len(data.load(f"tar:{tmp_path}/a.tar").classes) == 3
+
+
 def test_pickles_and_odd_names_are_only_ignored(tmp_path):
     members = {
         **numbers(0, 6),
