@@ -8,13 +8,13 @@ for batch in data.batches(source, batch_size=256, seed=0):
 from ssl_jax.data.boxed import BoxedSource
 from ssl_jax.data.coco import read_coco
 from ssl_jax.data.combine import Subset
-from ssl_jax.data.describe import check, describe
+from ssl_jax.data.figures import check, describe
 from ssl_jax.data.listed import rows_listed, rows_named
 from ssl_jax.data.mixture import Mixture
 from ssl_jax.data.named import load, split_names
 from ssl_jax.data.own import from_indexable
 from ssl_jax.data.pipeline import batches, epoch
-from ssl_jax.data.prepare import prepare
+from ssl_jax.data.preparing import prepare
 from ssl_jax.data.sampling import batch_rows, indices
 from ssl_jax.data.source import ArraySource, Examples, Indexable, Source, from_arrays
 from ssl_jax.data.voc import read_voc

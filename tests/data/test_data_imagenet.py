@@ -3,6 +3,7 @@
 import gzip
 import io
 import pathlib
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from scipy import io as matlab
 from tars import tar
 
-from ssl_jax import data
+from ssl_jax import cli, data
 from ssl_jax.core import UserError
 from ssl_jax.data import imagenet
 
@@ -74,6 +75,27 @@ def test_the_fields_lists_choose_by_file_name(archives, tmp_path):
     (tmp_path / "1percent.txt").write_text("n01443537_4.JPEG\nn01440764_0.JPEG\n")
     source = data.load(f"imagenet:{archives}", f"train[@{tmp_path}/1percent.txt]", image_size=16)
     assert source.labels.tolist() == [1, 0]
+
+
+def test_prepared_it_is_what_tensorflow_datasets_calls_imagenet2012(archives, tmp_path, capsys):
+    assert cli.main(["data", "prepare", f"imagenet:{archives}", f"--out={tmp_path}"]) in (None, 0)
+    assert "18 train, 5 validation in" in capsys.readouterr().err
+    for split, theirs in (("train", "train"), ("test", "validation")):
+        original = data.load(f"imagenet:{archives}", split, image_size=16)
+        source = data.load("tfds:imagenet2012", split, data_dir=tmp_path, image_size=16)
+        np.testing.assert_array_equal(source.images, original.images)
+        assert source.files.tolist() == original.files.tolist()
+        assert len(source.classes) == 1000
+        assert [source.classes[i] for i in source.labels] == [original.classes[i] for i in original.labels]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import tensorflow_datasets as tfds
+
+            records = list(tfds.data_source("imagenet2012", split=theirs, data_dir=tmp_path, download=False))
+        assert [record["file_name"].decode() for record in records] == [
+            name.rpartition("/")[2] for name in original.files
+        ]
+        assert [record["label"] for record in records] == source.labels.tolist()
 
 
 def test_labels_that_tensorflow_datasets_knows():

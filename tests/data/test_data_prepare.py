@@ -154,6 +154,19 @@ def test_is_left_alone_when_it_is_there(tmp_path):
         data.prepare(digits, "other", tmp_path)
 
 
+def test_one_at_a_time(tmp_path):
+    digits, seen = {"train": data.load("digits", "train[:9]")}, []
+
+    def second(done: int, total: int) -> None:
+        with pytest.raises(UserError, match=r"Another process is at work in .*1\.0\.0\.incomplete; wait for it"):
+            data.prepare(digits, "digits", tmp_path)
+        seen.append(done)
+
+    data.prepare(digits, "digits", tmp_path, progress=second)
+    assert seen
+    assert not list(tmp_path.rglob(".lock"))
+
+
 def test_what_cannot_be_prepared(tmp_path):
     digits = data.load("digits", "train[:20]")
     with pytest.raises(UserError, match="the name 'My Set' must be lower-case letters, digits and _"):

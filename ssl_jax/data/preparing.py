@@ -5,7 +5,10 @@ written one by one under other names and renamed when they are whole, so that a 
 next; the directory has its final name when everything is there.
 """
 
+import contextlib
 import dataclasses
+import fcntl
+import functools
 import io
 import json
 import os
@@ -26,6 +29,7 @@ from ssl_jax.data.source import Source
 from ssl_jax.data.tfds import FILE_NAMES
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+LOCK = ".lock"
 _CHUNK = 256
 
 
@@ -84,33 +88,45 @@ def prepare(
         _check_same(final, plan)
     else:
         unfinished = final.with_name(f"{layout.version}.incomplete")
-        _begin(unfinished, plan)
-        total, before = sum(map(len, sources.values())), 0
-        for split, source in sources.items():
-            start = before
-
-            def show(done: int, start: int = start) -> None:
-                progress(start + done, total)
-
-            _write_split(layout, source, unfinished, split, shard_images, show)
-            before += len(source)
-        _finish(layout, unfinished, final, {split: len(source) for split, source in sources.items()}, shard_images)
+        with _alone(unfinished):
+            _begin(unfinished, plan)
+            done, total = 0, sum(map(len, sources.values()))
+            for split, source in sources.items():
+                report = functools.partial(_report, progress, done, total)
+                _write_split(layout, source, unfinished, split, shard_images, report)
+                done += len(source)
+            _finish(layout, unfinished, final, {split: len(source) for split, source in sources.items()}, shard_images)
     records = json.loads((final / "prepared.json").read_text(encoding="utf-8"))
     return Prepared(final, records["counts"], [tuple(entry) for entry in records["broken"]])
 
 
+@contextlib.contextmanager
+def _alone(unfinished: pathlib.Path) -> Iterator[None]:
+    """Make the directory, and keep other processes from preparing the same; the lock ends with the process."""
+    unfinished.mkdir(parents=True, exist_ok=True)
+    with (unfinished / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"Another process is at work in {unfinished}; wait for it, or stop it.") from error
+        yield
+
+
+def _report(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    progress(before + done, total)
+
+
 def _begin(unfinished: pathlib.Path, plan: dict) -> None:
-    """Make the directory, or go on in one that the same plan has begun."""
+    """Write the plan down, or go on with the same one."""
     path = unfinished / "plan.json"
     if path.is_file():
         if json.loads(path.read_text(encoding="utf-8")) != plan:
             raise UserError(
                 f"{unfinished} was begun with other data or settings; remove it, or give another --out or --name."
             )
-    elif unfinished.exists() and any(unfinished.iterdir()):
+    elif any(path.name != LOCK for path in unfinished.iterdir()):
         raise UserError(f"{unfinished} is not empty; remove it, or give another --out or --name.")
     else:
-        unfinished.mkdir(parents=True, exist_ok=True)
         _write_json(path, plan)
 
 
@@ -236,7 +252,7 @@ def _finish(layout: Layout, unfinished: pathlib.Path, final: pathlib.Path, count
     found = {split: len(names) for split, names in files.items()}
     _write_json(unfinished / "prepared.json", {"plan": plan, "counts": found, "broken": broken})
     os.replace(unfinished, final)
-    for path in [*final.glob("*.array_record-*.json"), *final.glob("*.writing"), final / "plan.json"]:
+    for path in [*final.glob("*.array_record-*.json"), *final.glob("*.writing"), final / "plan.json", final / LOCK]:
         path.unlink()
 
 
