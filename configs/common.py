@@ -12,7 +12,7 @@ def base(method: str) -> ConfigDict:
     c.encoder_args = ConfigDict()  # fields of the encoder's module
     c.dtype = "float32"  # of the encoder's arithmetic: float32 or bfloat16
 
-    c.data = "tfds:imagenet2012"  # fashion_mnist, digits, photos, folder:PATH, tfds:NAME
+    c.data = "tfds:imagenet2012"  # folder:PATH, tar:PATTERN, tfds:NAME, ... (docs/data.md)
     c.train_split = "train"
     c.test_split = "test"
     c.data_dir = config_dict.placeholder(str)  # where the data is, if not in its usual place

@@ -23,6 +23,7 @@ USAGE = """Self-supervised image representation learning in JAX.
   ssl-jax evaluate --workdir=DIR [--protocol=knn,linear|help] [--encoder=student|teacher] [--layer=all]
   ssl-jax embed    --workdir=DIR --data=folder:PATH --out=FILE.npz
   ssl-jax report   --workdir=DIR
+  ssl-jax data     describe|check|prepare NAME, preview --config=NAME ...
   ssl-jax verify   --workdir=DIR [--steps=K]     # the same bits again?
   ssl-jax replay   --workdir=DIR                 # what was not finite when the run stopped
   ssl-jax methods
@@ -160,10 +161,10 @@ def _flag(values: flags.FlagValues, name: str) -> Any:
     return values[name].value
 
 
-def _pretrain(argv: Sequence[str]) -> None:
+def _define_config(values: flags.FlagValues, argv: Sequence[str]) -> tuple[list[str], Any]:
+    """Define `--config`; returns the flags with its name resolved, and the config as its file has it."""
     from ml_collections import config_flags
 
-    values = flags.FlagValues()
     argv = _with_resolved_config(argv)
     config_flags.DEFINE_config_file(
         "config",
@@ -174,11 +175,16 @@ def _pretrain(argv: Sequence[str]) -> None:
         lock_config=False,  # `check_fields` says what may be new: arguments that a recipe leaves at their defaults
         accept_new_attributes=True,
     )
+    return argv, check_fields(argv)
+
+
+def _pretrain(argv: Sequence[str]) -> None:
+    values = flags.FlagValues()
+    argv, default = _define_config(values, argv)
     flags.DEFINE_string("workdir", None, "Directory of the run; made if missing.", flag_values=values)
     flags.DEFINE_bool("report", True, "Write report.html at the end.", flag_values=values)
     flags.DEFINE_bool("deterministic", False, "The same bits in every run on a GPU too; slower.", flag_values=values)
     host_flags.define(values)
-    default = check_fields(argv)
     _parse(values, argv, "pretrain")
     _required(values, "config", "workdir")
     check_tuples(_flag(values, "config"), default)
@@ -391,6 +397,23 @@ def _replay(argv: Sequence[str]) -> None:
     print(replay(_flag(values, "workdir")))
 
 
+def _data(argv: Sequence[str]) -> None:
+    from ssl_jax import data_command
+
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(data_command.USAGE)
+        return
+    action, name, argv = data_command.split_argv(argv)
+    values, default = flags.FlagValues(), None
+    if action == "preview":
+        argv, default = _define_config(values, argv)
+    data_command.define(values, action)
+    _parse(values, argv, f"data {action}")
+    if default is not None:
+        check_tuples(_flag(values, "config"), default)
+    data_command.run(action, name, values, say)
+
+
 def _methods(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     _parse(values, argv, "methods")
@@ -406,6 +429,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "report": _report,
     "verify": _verify,
     "replay": _replay,
+    "data": _data,
     "methods": _methods,
 }
 

@@ -25,15 +25,16 @@ class Damaged:
 
     def look(self, step: int) -> UserError | None:
         """Write down what is new at a step; returns the error to stop with if there are too many."""
-        mine = {name: why for name, why in self.source.damaged.items() if name not in self.known}
+        found = {**self.source.left_out, **self.source.damaged}
+        mine = {name: why for name, why in found.items() if name not in self.known}
         new = {name: why for found in hosts.exchange(mine) for name, why in found.items()}
         self.known |= new
         if new and hosts.is_first():
             lines = [json.dumps({"file": name, "why": why, "step": step}) + "\n" for name, why in new.items()]
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(lines))
-        left_out = len(self.source.damaged) if self.source.in_memory else 0
-        images = len(self.source) + left_out
+        images = len(self.source) + len(self.source.left_out)
+        images += len(self.source.damaged) if self.source.in_memory else 0  # these were left out too
         if len(self.known) <= self.limit * images:
             return None
         few = ", ".join(f"{printable(name)} ({why})" for name, why in list(self.known.items())[:3])

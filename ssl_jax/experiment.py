@@ -289,6 +289,39 @@ def count_steps(config: ConfigDict, examples: int) -> int:
     return int(steps)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seen:
+    """How the network sees images: `views` of `inputs` in training, `prepare` in evaluation, which gives `shape`."""
+
+    inputs: data.Source
+    views: Callable
+    prepare: Callable
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+def build_views(config: ConfigDict, source: data.Source) -> Seen:
+    """The augmentation, with the size and the normalisation that it has for these images."""
+    height, width, channels = image_shape(source)
+    size = config.view_size or min(height, width)
+    if size > min(height, width):
+        raise UserError(
+            f"The images are {height} x {width}, smaller than the view of {size} pixels; set --config.view_size to at "
+            f"most {min(height, width)}, or 0 for the images' size."
+        )
+    normalize = normalization(config.normalize, source)
+    recipe = lookup({name: getattr(augment, name) for name in RECIPES}, config.augment, "augmentation")
+    views = call(recipe, f"augmentation {config.augment}", size, **normalize, **config.augment_args)
+    return Seen(
+        inputs=build_inputs(config, source, views),
+        views=views,
+        prepare=functools.partial(augment.prepare, size=size, **normalize),
+        shape=(size, size, channels),
+        **normalize,
+    )
+
+
 def build(
     config: ConfigDict, *, devices: list[jax.Device] | None = None, directory: str | pathlib.Path | None = None
 ) -> Experiment:
@@ -304,32 +337,22 @@ def build(
     if config.batch_size > len(source):
         raise UserError(f"The batch size {config.batch_size} is larger than the data ({len(source)} images).")
     steps = count_steps(config, len(source))
-    height, width, channels = image_shape(source)
-    size = config.view_size or min(height, width)
-    if size > min(height, width):
-        raise UserError(
-            f"The images are {height} x {width}, smaller than the view of {size} pixels; set --config.view_size to at "
-            f"most {min(height, width)}, or 0 for the images' size."
-        )
-    normalize = normalization(config.normalize, source)
-    recipe = lookup({name: getattr(augment, name) for name in RECIPES}, config.augment, "augmentation")
+    seen = build_views(config, source)
     round_steps = -(-steps // config.rounds)
     rate = build_rate(config, source, steps=round_steps)
-    prepare = functools.partial(augment.prepare, size=size, **normalize)
     teacher = None
     if "teacher" in config:
-        view = teachers.View(source=source, shape=(size, size, channels), prepare=prepare)
+        view = teachers.View(source=source, shape=seen.shape, prepare=seen.prepare)
         teacher = teachers.load(config, view, directory=directory)
-    views = call(recipe, f"augmentation {config.augment}", size, **normalize, **config.augment_args)
     return Experiment(
         config=config,
         source=source,
-        inputs=build_inputs(config, source, views),
+        inputs=seen.inputs,
         method=build_method(config, source, steps=steps, teacher=teacher),
         rate=rate,
         tx=build_optimizer(config, source, rate, steps=round_steps),
-        views=views,
-        prepare=prepare,
+        views=seen.views,
+        prepare=seen.prepare,
         steps=steps,
         mesh=mesh,
         teacher=teacher,

@@ -63,7 +63,7 @@ class Skips:
 def stop(experiment: Experiment, directory: pathlib.Path, skips: Skips, step: int) -> UserError:
     """Write what `ssl-jax replay` needs, after the state was saved at `step`; returns the error to raise."""
     config, first = experiment.config, step - skips.in_a_row + 1
-    rows = data.indices(len(experiment.source), batch_size=config.batch_size, seed=config.seed, step=first - 1)
+    rows = data.batch_rows(experiment.source, batch_size=config.batch_size, seed=config.seed, step=first - 1)
     record: dict[str, Any] = {"step": first, "in_a_row": skips.in_a_row, "checkpoint": step, "ids": rows.tolist()}
     if hosts.is_first():
         workdir.write_json(directory / FILE, record)

@@ -24,7 +24,7 @@ class Subset(Source):
     def __init__(self, source: Source, rows: Integer[np.ndarray, " n"], name: str | None = None):
         self.source, self.rows = source, rows
         self.name, self.classes, self.in_memory = name or source.name, source.classes, source.in_memory
-        self.box_classes, self.damaged = source.box_classes, source.damaged
+        self.box_classes, self.damaged, self.left_out = source.box_classes, source.damaged, source.left_out
         self.files = None if source.files is None else source.files[rows]
 
     @functools.cached_property
@@ -59,6 +59,7 @@ class Joined(Source):
         self.box_classes = sources[0].box_classes if same else None
         self.in_memory = all(source.in_memory for source in sources)
         self.damaged = collections.ChainMap(*(source.damaged for source in sources))  # type: ignore[arg-type]
+        self.left_out = {file: why for source in sources for file, why in source.left_out.items()}
         files = [source.files for source in sources if source.files is not None]
         self.files = np.concatenate(files) if len(files) == len(sources) else None
 
@@ -106,5 +107,5 @@ def join(sources: Sequence[Source], name: str) -> Source:
     labels, classes, boxes = joined.labels, joined.classes, joined.box_classes
     extras = {} if boxes is None else {k: np.concatenate([s.extras[k] for s in arrays]) for k in arrays[0].extras}
     made = ArraySource(images, labels, classes, name, joined.fingerprint, joined.files, extras, boxes)
-    made.damaged = joined.damaged
+    made.damaged, made.left_out = joined.damaged, joined.left_out
     return made

@@ -41,7 +41,8 @@ class CroppedSource(Source):
             raise UserError(f"Crops on the host need at least one crop and a seed of 0 or more, not seed={seed}.")
         self.source, self.crops, self.seed = source, crops, seed
         self.decoder = decoders.decoder(decoder)
-        self.name, self.classes, self.files, self.damaged = source.name, source.classes, source.files, source.damaged
+        self.name, self.classes, self.files = source.name, source.classes, source.files
+        self.damaged, self.left_out = source.damaged, source.left_out
         self.sizes = tuple(dict.fromkeys(crop.size for crop in crops))
 
     @property

@@ -38,13 +38,13 @@ def decode(encoded: Encoded, size: int | None, channels: int) -> UInt8[np.ndarra
     return pixels[..., None] if channels == 1 else pixels
 
 
-def header(path: str) -> tuple[int, int, bool] | None:
+def header(encoded: str | bytes) -> tuple[int, int, bool] | None:
     """Return shorter side, longer side, and whether the image is grey; None if the file is not an image.
 
     Reads only the beginning of the file, so a truncated image still passes.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
             grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
             return min(image.size), max(image.size), grey
     except Exception:  # whatever a decoder raises on bytes that are not what it expects

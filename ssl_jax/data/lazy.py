@@ -166,7 +166,7 @@ class LazySource(Source):
         kept = None if self.classes is None else labels
         files = None if self.files is None else self.files[whole]
         source = ArraySource(images, kept, self.classes, self.name, self.fingerprint, files)
-        source.damaged = self.damaged
+        source.damaged, source.left_out = self.damaged, self.left_out
         return source
 
     def _decode(self, _: int, encoded: Encoded) -> UInt8[np.ndarray, "h w c"] | str:

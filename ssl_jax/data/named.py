@@ -1,16 +1,34 @@
-"""Data named by one string: `fashion_mnist`, `digits`, `photos`, `collage:KIND`, `folder:PATH`, `coco:PATH`, ..."""
+"""Data named by one string: `fashion_mnist`, `digits`, `photos`, `folder:PATH`, `tar:PATTERN`, `tfds:NAME`, ..."""
 
 import difflib
+import functools
 import os
 import pathlib
 
 import numpy as np
 
 from ssl_jax.core import UserError
-from ssl_jax.data import coco, collage, digits, fashion_mnist, folder, photos, splits, tfds, voc
+from ssl_jax.data import (
+    coco,
+    collage,
+    digits,
+    fashion_mnist,
+    files,
+    folder,
+    huggingface,
+    imagenet,
+    mixture,
+    photos,
+    splits,
+    tar,
+    tfds,
+    tree,
+    voc,
+)
 from ssl_jax.data.boxed import BoxedSource
 from ssl_jax.data.combine import join
 from ssl_jax.data.lazy import LazySource
+from ssl_jax.data.listed import rows_listed
 from ssl_jax.data.source import ArraySource, Source
 
 NAMES = (
@@ -18,7 +36,11 @@ NAMES = (
     "digits",
     "photos",
     "folder:PATH",
+    "tar:PATTERN",
     "tfds:NAME",
+    "hf:PATH",
+    "imagenet:PATH",
+    "mixture:WEIGHT*DATA+...",
     "collage:stamps",
     "collage:fashion_mnist",
     "coco:PATH",
@@ -33,6 +55,7 @@ def load(
     image_size: int | None = None,
     channels: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    in_memory: bool = True,
 ) -> Source:
     """Load images by name.
 
@@ -44,32 +67,69 @@ def load(
         `digits`: 8 x 8 grey, 1,260 train, 537 test, part of scikit-learn;
         `photos`: 32 x 32 colour patches of scikit-learn's two photographs, 2,250 train, 750 test, or `photos:skimage`,
         8,875 train, 2,800 test, of these and scikit-image's, see `ssl_jax.data.photos`;
-        `folder:PATH`: any directory of images, see `ssl_jax.data.folder` and `ssl_jax.data.tree`;
-        `tfds:NAME`: what tensorflow-datasets prepared as array_record, see `ssl_jax.data.tfds`;
+        `folder:PATH`: any directory of images, local or in a bucket, see `ssl_jax.data.folder` and `ssl_jax.data.tree`;
+        `tar:PATTERN`: tar files as WebDataset writes them, local or in a bucket, see `ssl_jax.data.tar`;
+        `tfds:NAME`: what tensorflow-datasets or `ssl-jax data prepare` wrote as array_record, see `ssl_jax.data.tfds`;
+        `hf:PATH`: what Hugging Face's datasets saved, or parquet files, see `ssl_jax.data.huggingface`;
+        `imagenet:PATH`: the directory of ImageNet's own archives, see `ssl_jax.data.imagenet`;
+        `mixture:0.7*DATA+0.3*DATA`: some of these at once, with weights, see `ssl_jax.data.mixture`;
         `collage:stamps` or `collage:fashion_mnist`: objects on photographs with boxes and masks, 5,000 train, 1,000
         test, of 64 x 64 or any size, see `ssl_jax.data.collage`;
         `coco:PATH` or `voc:PATH`: images with boxes as COCO and VOC lay them out, see `ssl_jax.data.coco` and
         `ssl_jax.data.voc`.
       split: `train`, `test` or what else there is, with slices as in tensorflow-datasets: `train[:55000]`,
-        `train[90%:]`, `train[-1000:]`, joined by `+`.
+        `train[90%:]`, `train[-1000:]`, joined by `+`; `train[@FILE]` are those whose ids are listed in a file, one a
+        line: file names, or row numbers for data without.
       image_size: height and width: the shorter side is resized and the centre cropped (images with boxes: the longer
         side is resized and the shorter filled up); None keeps the images' own size, which must be the same for all.
       channels: 1 or 3; None for 3 unless every image is grey.
       data_dir: for `fashion_mnist` and `collage` the directory of their files, for `tfds` where data sets were
-        prepared, for `folder`, `coco` and `voc` what their path is relative to.
+        prepared, for `folder`, `tar`, `hf`, `imagenet`, `coco` and `voc` what their path is relative to.
+      in_memory: False to decode files and records when they are read, however few there are.
 
     Raises:
       UserError: if the name or split does not exist, files are missing, or an argument makes no sense.
     """
     if channels not in (None, 1, 3) or (image_size is not None and image_size < 1):
         raise UserError(f"channels={channels} must be 1 or 3, and image_size={image_size} positive.")
+    if name.startswith("mixture:"):
+        weighted = mixture.parse(name.removeprefix("mixture:"))
+        of_part = functools.partial(load, image_size=image_size, channels=channels, data_dir=data_dir)
+        sources = [of_part(part, split, in_memory=in_memory) for _, part in weighted]
+        return mixture.Mixture(sources, [weight for weight, _ in weighted], f"{name} {split}")
     parts, whole = [], {}
-    for base, start, stop in splits.parse(split):
-        if base not in whole:
-            whole[base] = _read(name, base, image_size, channels, data_dir)
-        first, last = splits.span(len(whole[base]), start, stop, split)
-        parts.append(_slice(whole[base], first, last))
+    for part in splits.parse(split):
+        if part.name not in whole:
+            whole[part.name] = _read(name, part.name, image_size, channels, data_dir)
+        parts.append(_take(whole[part.name], part, split, in_memory))
     return join(parts, f"{name} {split}")
+
+
+def split_names(name: str, data_dir: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
+    """Return the splits that data has, each once: of `test`, `val` and `validation` the one that is there.
+
+    Args:
+      name: as for `load`.
+      data_dir: as for `load`.
+
+    Raises:
+      UserError: as `load` does.
+    """
+    kind, _, argument = name.partition(":")
+    place = files.locate(argument, data_dir)
+    if kind == "mixture":
+        parts = [split_names(part, data_dir) for _, part in mixture.parse(argument)]
+        return tuple(split for split in parts[0] if all(split in part for part in parts))
+    if kind == "tfds" and argument:
+        return tuple(tfds.split_names(argument, data_dir))
+    if kind == "imagenet" and argument:
+        return imagenet.split_names(place)
+    if kind == "hf" and argument:
+        return tuple(huggingface.splits(pathlib.Path(place)))
+    if kind in ("folder", "tar") and argument:
+        found: dict = tree.splits(place) if kind == "folder" else tar.splits(place)
+        return tuple({id(images): split for split, images in reversed(found.items()) if images}.values())[::-1]
+    return ("train", "test")
 
 
 def _read(
@@ -77,8 +137,9 @@ def _read(
 ) -> Source:
     """Read one whole split."""
     kind, _, argument = name.partition(":")
-    if kind == "folder" and (argument or data_dir):
-        return folder.read(pathlib.Path(data_dir or "", argument), split, size, channels)
+    if kind in ("folder", "tar", "hf", "imagenet") and (argument or data_dir):
+        readers = {"folder": folder.read, "tar": tar.read, "hf": huggingface.read, "imagenet": imagenet.read}
+        return readers[kind](files.locate(argument, data_dir), split, size, channels)
     if kind == "tfds" and argument:
         return tfds.read(argument, data_dir, split, size, channels)
     if kind in ("coco", "voc") and argument:
@@ -128,15 +189,21 @@ def _fit(source: ArraySource, size: int | None, channels: int | None) -> Source:
     )
 
 
-def _slice(source: Source, first: int, last: int) -> Source:
-    """Return rows `first` to `last - 1`, in memory if they fit."""
+def _take(source: Source, part: splits.Part, split: str, in_memory: bool) -> Source:
+    """Return a part of a split, in memory if it fits and may be."""
+    if part.ids is None:
+        first, last = splits.span(len(source), part.start, part.stop, split)
+        rows: slice | np.ndarray = slice(first, last)
+    else:
+        rows = rows_listed(source, part.ids)
     if isinstance(source, LazySource | BoxedSource):
-        chosen = source if (first, last) == (0, len(source)) else source.select(np.arange(first, last))
-        return chosen.settle()
+        whole = isinstance(rows, slice) and (first, last) == (0, len(source))
+        chosen = source if whole else source.select(np.arange(len(source))[rows])
+        return chosen.settle() if in_memory else chosen
     assert isinstance(source, ArraySource)
-    labels = None if source.labels is None else source.labels[first:last]
-    files = None if source.files is None else source.files[first:last]
-    return ArraySource(source.images[first:last], labels, source.classes, source.name, files=files)
+    labels = None if source.labels is None else source.labels[rows]
+    names = None if source.files is None else source.files[rows]
+    return ArraySource(source.images[rows], labels, source.classes, source.name, files=names)
 
 
 def _unknown(name: str) -> UserError:

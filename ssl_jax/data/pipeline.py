@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from ssl_jax.core import UserError
-from ssl_jax.data.sampling import indices
+from ssl_jax.data.sampling import batch_rows
 from ssl_jax.data.source import Examples, Indexable
 
 T = TypeVar("T")
@@ -50,10 +50,10 @@ def batches(
     if batch_size > n:
         raise UserError(f"batch_size={batch_size} exceeds the {n} images there are; use batch_size={n} or less.")
     rows = _rows_of_process(batch_size, process_index, process_count)
-    indices(n, batch_size=batch_size, seed=seed, step=start)  # raises here, not in the first `next`
+    batch_rows(source, batch_size=batch_size, seed=seed, step=start)  # raises here, not in the first `next`
 
     def read(step: int) -> Examples:
-        ids = indices(n, batch_size=batch_size, seed=seed, step=step)[rows]
+        ids = batch_rows(source, batch_size=batch_size, seed=seed, step=step)[rows]
         return _read(source, ids, step)
 
     return read_ahead(read, itertools.count(start), _depth(source, prefetch))

@@ -1,6 +1,7 @@
 """Which examples make up which batch: a pure function of seed and step, so that a run resumes without saved state."""
 
 import functools
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
@@ -38,7 +39,13 @@ def indices(n: int, *, batch_size: int, seed: int, step: int) -> Int32[np.ndarra
     return np.concatenate(rows)
 
 
-@functools.lru_cache(maxsize=4)
+def batch_rows(source: Any, *, batch_size: int, seed: int, step: int) -> Int32[np.ndarray, " b"]:
+    """Return the rows of batch number `step` of a source: by its own `indices` if it has such, as mixtures do."""
+    own = getattr(source, "indices", None) or functools.partial(indices, len(source))
+    return own(batch_size=batch_size, seed=seed, step=step)
+
+
+@functools.lru_cache(maxsize=32)
 def _shuffle(n: int, seed: int, epoch: int) -> Int32[np.ndarray, " n"]:
     bits = np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(n)
     return np.argsort(bits, kind="stable").astype(np.int32)
@@ -58,4 +65,29 @@ def _order(n: int, batch_size: int, seed: int, epoch: int) -> Int32[np.ndarray, 
     taken = np.zeros(n, bool)
     taken[_shuffle(n, seed, epoch - 1)[-shared:]] = True
     head, tail = order[:-batch_size], order[-batch_size:]
+    return np.concatenate([head[~taken[head]], head[taken[head]], tail])
+
+
+def sequence(n: int, first: int, stop: int, *, gap: int, seed: int) -> Int32[np.ndarray, " m"]:
+    """Return places `first` to `stop - 1` of an endless sequence of shuffled epochs of `n` examples.
+
+    No example comes twice within `gap` places if `n >= 3 * gap`: what the end of an epoch has is moved back in the
+    next one, as in `indices`.
+    """
+    rows: list[np.ndarray] = [np.empty(0, np.int32)]
+    while first < stop:
+        epoch, offset = divmod(first, n)
+        rows.append(_apart(n, gap, seed, epoch)[offset : offset + stop - first])
+        first += len(rows[-1])
+    return np.concatenate(rows)
+
+
+@functools.lru_cache(maxsize=32)
+def _apart(n: int, gap: int, seed: int, epoch: int) -> Int32[np.ndarray, " n"]:
+    order = _shuffle(n, seed, epoch)
+    if not epoch or n < 3 * gap:
+        return order
+    taken = np.zeros(n, bool)
+    taken[_shuffle(n, seed, epoch - 1)[-gap:]] = True
+    head, tail = order[:-gap], order[-gap:]
     return np.concatenate([head[~taken[head]], head[taken[head]], tail])

@@ -32,6 +32,19 @@ class Indexable(Protocol):
     def __getitem__(self, index: Any) -> Examples: ...
 
 
+class Named(str):
+    """The name of an example that also says where its content is, in `where`."""
+
+    __slots__ = ("where",)
+    where: Any
+
+    def __new__(cls, name: str, where: Any) -> "Named":
+        """Join a name and a place."""
+        named = super().__new__(cls, name)
+        named.where = where
+        return named
+
+
 class Source(abc.ABC):
     """An `Indexable` that also knows its name, its labels and a fingerprint of its content; what `load` returns.
 
@@ -41,6 +54,7 @@ class Source(abc.ABC):
       in_memory: whether indexing is a plain copy, too cheap to be worth a thread.
       files: name of each example's file, relative to its folder, or None if examples are not files.
       damaged: names of the images found to be damaged so far, and why each is; they were replaced or left out.
+      left_out: paths of files that are no images, as far as was seen when they were listed, and why each is none.
       box_classes: names of the classes of objects where examples hold boxes (see `ssl_jax.data.boxed`), or None.
     """
 
@@ -50,6 +64,7 @@ class Source(abc.ABC):
     in_memory: bool = False
     files: np.ndarray | None = None
     damaged: Mapping[str, str] = {}
+    left_out: Mapping[str, str] = {}
 
     @property
     @abc.abstractmethod

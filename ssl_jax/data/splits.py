@@ -1,24 +1,40 @@
-"""Split names with slices, as in tensorflow-datasets: `train`, `train[:55000]`, `train[90%:]`, `train[:10%]+test`."""
+"""Splits with slices, as in tensorflow-datasets, or lists: `train[:55000]`, `train[:10%]+test`, `train[@ids.txt]`."""
 
 import re
+from typing import NamedTuple
 
 from ssl_jax.core import UserError
 
-_PART = re.compile(r"\s*(?P<name>\w+)\s*(\[\s*(?P<start>-?\d+%?)?\s*:\s*(?P<stop>-?\d+%?)?\s*\])?\s*")
+_SLICE = r"(?P<start>-?\d+%?)?\s*:\s*(?P<stop>-?\d+%?)?"
+_PART = re.compile(rf"\s*(?P<name>\w+)\s*(?:\[\s*(?:{_SLICE}|@\s*(?P<ids>[^\]]+?))\s*\])?\s*(?P<plus>\+|$)")
 
 
-def parse(split: str) -> list[tuple[str, str | None, str | None]]:
-    """Take a split apart: `"train[:10%]+test"` -> `[("train", None, "10%"), ("test", None, None)]`.
+class Part(NamedTuple):
+    """A part of a split: a name, and the slice of it or the file that lists the ids of its images."""
+
+    name: str
+    start: str | None = None
+    stop: str | None = None
+    ids: str | None = None
+
+
+def parse(split: str) -> list[Part]:
+    """Take a split apart: `"train[:10%]+test"` -> `[Part("train", stop="10%"), Part("test")]`.
 
     Raises:
       UserError: if it does not read as names with optional slices, joined by `+`.
     """
-    parts = [_PART.fullmatch(part) for part in split.split("+")]
-    if not all(parts):
-        raise UserError(
-            f"split {split!r} is not understood; write for example 'train', 'train[:55000]', 'train[90%:]'."
-        )
-    return [(m["name"], m["start"], m["stop"]) for m in parts if m is not None]
+    parts, position, more = [], 0, True
+    while more:
+        found = _PART.match(split, position)
+        if found is None:
+            raise UserError(
+                f"split {split!r} is not understood; write for example 'train', 'train[:55000]', 'train[90%:]' or "
+                "'train[@ids.txt]'."
+            )
+        parts.append(Part(found["name"], found["start"], found["stop"], found["ids"]))
+        position, more = found.end(), found["plus"] == "+"
+    return parts
 
 
 def span(n: int, start: str | None, stop: str | None, where: str) -> tuple[int, int]:

@@ -1,6 +1,7 @@
-"""Data sets that tensorflow-datasets prepared as array_record files: read by random access, without TensorFlow.
+"""Data sets in tensorflow-datasets' array_record files: read by random access, without TensorFlow.
 
-Nothing is downloaded or prepared here; preparing the stock data sets needs TensorFlow and a network.
+Nothing is downloaded here, and preparing most stock data sets needs TensorFlow and a network; `ssl-jax data prepare`
+(`ssl_jax.data.prepare`) writes ImageNet's archives and any other source without both.
 """
 
 import json
@@ -14,8 +15,9 @@ import numpy as np
 
 from ssl_jax.core import UserError
 from ssl_jax.data.lazy import LazySource
-from ssl_jax.data.source import digest
+from ssl_jax.data.source import Named, digest
 
+FILE_NAMES = "file_names.json"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -76,14 +78,20 @@ def read(
     decoders = {image: tfds.decode.SkipDecoding()} if encoded else None
     records = builder.as_data_source(split=split, decoders=decoders)
 
+    names = _file_names(directory, split, len(records))
+    items = np.arange(len(records)) if names is None else np.empty(len(records), object)
+    if names is not None:
+        items[:] = [Named(name, row) for row, name in enumerate(names)]
+
     def fetch(rows: np.ndarray) -> tuple[list[Any], list[int] | None]:
-        chosen = records.__getitems__(rows.tolist())
+        places = [item.where for item in rows] if rows.dtype == object else rows.tolist()
+        chosen = records.__getitems__(places)
         return [record[image] for record in chosen], [int(record[label]) for record in chosen] if label else None
 
     info = builder.info.splits[split]
     content = (builder.info.full_name, split, int(info.num_bytes), list(info.shard_lengths))
     return LazySource(
-        np.arange(len(records)),
+        items,
         fetch,
         classes=tuple(builder.info.features[label].names) if label else None,
         shape=shape,
@@ -91,6 +99,27 @@ def read(
         name=f"tfds:{name} {split}",
         fingerprint=lambda: digest(str(content).encode()),
     )
+
+
+def split_names(name: str, data_dir: str | os.PathLike[str] | None) -> list[str]:
+    """Names of the splits of a prepared data set.
+
+    Raises:
+      UserError: if nothing is prepared.
+    """
+    directory = find(name, data_dir)
+    if directory is None:
+        raise _not_prepared(name, data_dir)
+    return [split["name"] for split in json.loads((directory / "dataset_info.json").read_text())["splits"]]
+
+
+def _file_names(directory: pathlib.Path, split: str, count: int) -> list[str] | None:
+    """Names of the images' files, which `ssl_jax.data.prepare` writes; None where others wrote the data set."""
+    try:
+        names = json.loads((directory / FILE_NAMES).read_text(encoding="utf-8")).get(split)
+    except FileNotFoundError:
+        return None
+    return names if names is not None and len(names) == count else None
 
 
 def _keys(features: Any, tfds: Any, name: str) -> tuple[str, str | None]:
@@ -120,6 +149,11 @@ def _shape(
 
 def _not_prepared(name: str, data_dir: str | os.PathLike[str] | None) -> UserError:
     where = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    if name.partition(":")[0] == "imagenet2012":
+        return UserError(
+            f"tfds:{name} is not prepared in {where}; from ImageNet's archives, without tensorflow: "
+            f"ssl-jax data prepare imagenet:PATH --out={where}"
+        )
     return UserError(
         f"tfds:{name} is not prepared in {where}; where there is a network and tensorflow, run: "
         + _command(name, data_dir)

@@ -2,19 +2,21 @@
 
 import hashlib
 import os
-import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int32
 
 from ssl_jax.core import UserError
+from ssl_jax.data import files
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 HELD_OUT = ("test", "val", "validation")
+Name = TypeVar("Name", bound=str)
 
 
-def splits(root: pathlib.Path) -> dict[str, tuple[pathlib.Path, list[str]]]:
+def splits(root: str | os.PathLike[str]) -> dict[str, tuple[str, list[str]]]:
     """Return for each split the directory that its names are relative to, and the names.
 
     Sub-directories `train` and `test`, `val` or `validation` are the splits if there are such. Else the tenth of all
@@ -22,30 +24,45 @@ def splits(root: pathlib.Path) -> dict[str, tuple[pathlib.Path, list[str]]]:
     files come and go; only of very small sets at least one file goes to each. Names are in order of their hash too, so
     that every slice of a split is a random sample of it and not the first classes.
 
+    Args:
+      root: a directory, or the address of one in a bucket.
+
     Raises:
       UserError: if there is no such directory or it holds no image file.
     """
-    if not root.is_dir():
+    root = os.fspath(root)
+    if not files.is_directory(root):
         raise UserError(f"there is no directory {root}; give the path of a directory of images, as folder:PATH.")
-    held_out = [name for name in HELD_OUT if (root / name).is_dir()]
-    if (root / "train").is_dir() and held_out:
-        found = {name: (root / name, _shuffled(_scan(root / name))) for name in ("train", *held_out)}
+    directories = [name for name in files.directories(root) if _visible(name)]
+    held_out = [name for name in HELD_OUT if name in directories]
+    if "train" in directories and held_out:
+        found = {name: (f"{root}/{name}", in_hash_order(_scan(f"{root}/{name}"))) for name in ("train", *held_out)}
         for name in HELD_OUT:
             found.setdefault(name, found[held_out[0]])
     else:
         # A lone `train` is the data; beside other directories it is the class of railway trains.
-        if [path.name for path in root.iterdir() if path.is_dir() and _visible(path.name)] == ["train"]:
-            root = root / "train"
-        names = _shuffled(_scan(root))
-        cut = sum(_hash(name) < 2**64 // 10 for name in names)
-        cut = min(max(cut, 1), max(len(names) - 1, 0))
-        found = {"train": (root, names[cut:]), "test": (root, names[:cut])}
+        if directories == ["train"]:
+            root = f"{root}/train"
+        train, test = hold_out(in_hash_order(_scan(root)))
+        found = {"train": (root, train), "test": (root, test)}
     if not any(names for _, names in found.values()):
         raise UserError(f"{root} holds no image file ({', '.join(SUFFIXES)}); give the path of a directory of images.")
     return found
 
 
-def classes(found: dict[str, tuple[pathlib.Path, list[str]]], split: str) -> tuple[str, ...] | None:
+def in_hash_order(names: Iterable[Name]) -> list[Name]:
+    """Names in the order of their sha256, which is a random order, and the same everywhere."""
+    return sorted(names, key=lambda name: (_hash(name), name))
+
+
+def hold_out(names: list[Name]) -> tuple[list[Name], list[Name]]:
+    """Part names in the order of their hashes into those for training and about a tenth for testing."""
+    cut = sum(_hash(name) < 2**64 // 10 for name in names)
+    cut = min(max(cut, 1), max(len(names) - 1, 0))
+    return names[cut:], names[:cut]
+
+
+def classes(found: dict[str, tuple[str, list[str]]], split: str) -> tuple[str, ...] | None:
     """Return the sorted names of the classes, over all splits, or None if `split` has images outside of any class.
 
     A class is a sub-directory; images further down belong to the topmost one.
@@ -61,9 +78,13 @@ def labels(names: list[str], class_names: tuple[str, ...]) -> Int32[np.ndarray, 
     return np.array([number[name.split("/")[0]] for name in names], np.int32)
 
 
-def _scan(directory: pathlib.Path) -> Iterator[str]:
+def _scan(directory: str) -> Iterator[str]:
     """Yield the names of image files relative to a directory, following links but entering no directory twice."""
-    stack, seen = [(str(directory), "")], set()
+    if files.is_remote(directory):
+        names = files.walk_remote(directory)
+        yield from (name for name in names if name.lower().endswith(SUFFIXES) and all(map(_visible, name.split("/"))))
+        return
+    stack, seen = [(directory, "")], set()
     while stack:
         path, prefix = stack.pop()
         status = os.stat(path)
@@ -86,7 +107,3 @@ def _visible(name: str) -> bool:
 
 def _hash(name: str) -> int:
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big")
-
-
-def _shuffled(names: Iterator[str]) -> list[str]:
-    return sorted(names, key=lambda name: (_hash(name), name))

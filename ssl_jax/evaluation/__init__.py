@@ -1,5 +1,6 @@
 """Evaluation: of frozen features, as functions of arrays, and by training an encoder further; none knows a method."""
 
+from ssl_jax.data import rows_named
 from ssl_jax.evaluation.augmented import linear_probe_augmented
 from ssl_jax.evaluation.box_scores import coco_ap, voc_ap
 from ssl_jax.evaluation.curve import label_curve, labels_for, labels_saved
@@ -17,7 +18,7 @@ from ssl_jax.evaluation.few_labels import draw_labels, few_label_head, few_label
 from ssl_jax.evaluation.fewshot import few_shot_accuracy
 from ssl_jax.evaluation.finetune import FineTuned, classify, fine_tune
 from ssl_jax.evaluation.knn import knn_accuracy, knn_predict
-from ssl_jax.evaluation.labels import draw_share, rows_named
+from ssl_jax.evaluation.labels import draw_share
 from ssl_jax.evaluation.linear import fit_linear, linear_probe
 from ssl_jax.evaluation.neighbors import nearest
 from ssl_jax.evaluation.precision import average_precision

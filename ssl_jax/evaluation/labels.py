@@ -1,9 +1,4 @@
-"""Which training images keep their labels: a share of each class, or those on a list of file names."""
-
-import collections
-import os
-import pathlib
-from collections.abc import Iterable
+"""Which training images keep their labels: a share of each class (for those on a list, `ssl_jax.data.listed`)."""
 
 import numpy as np
 from jaxtyping import Int
@@ -38,7 +33,7 @@ def draw_share(labels: Int[np.ndarray, " n"], *, share: float, seed: int = 0, tr
     """Rows of a random share of each class's examples, rounded, at least one of each class that has any.
 
     A function of (seed, share, trial) and the labels. Differs from the lists that SimCLR published for ImageNet's 1 %
-    (about 13 of each class) in which images are drawn; with these lists use `rows_named`.
+    (about 13 of each class) in which images are drawn; with these lists use `data.rows_named`.
 
     Args:
       labels: classes, counted from 0.
@@ -57,53 +52,3 @@ def draw_share(labels: Int[np.ndarray, " n"], *, share: float, seed: int = 0, tr
         of_class = np.flatnonzero(labels == label)
         rows.append(rng.choice(of_class, max(round(share * len(of_class)), 1), replace=False))
     return np.concatenate(rows)
-
-
-def rows_named(source: data.Source, names: str | os.PathLike[str] | Iterable[str]) -> Int[np.ndarray, " m"]:
-    """Rows of the images on a list of file names, in the list's order.
-
-    A name fits a file if it is the end of the file's path: `n01440764_10026.JPEG`, as in SimCLR's published lists of
-    ImageNet's 1 % and 10 %, fits `n01440764/n01440764_10026.JPEG`.
-
-    Args:
-      source: images that are files (`Source.files`).
-      names: the names, or the path of a text file with one a line.
-
-    Raises:
-      UserError: the images are no files, the list can't be read or is empty, or a name fits no file or several.
-    """
-    if source.files is None:
-        raise UserError(f"{source.name} has no file names, so a list of names can't choose from it; use `per_class`.")
-    wanted = _read(names) if isinstance(names, str | os.PathLike) else [str(name) for name in names]
-    if not wanted:
-        raise UserError("The list of file names is empty.")
-    parts = [pathlib.PurePath(name).parts for name in wanted]
-    lengths = {len(part) for part in parts}
-    ends: dict[tuple[str, ...], list[int]] = collections.defaultdict(list)
-    for row, file in enumerate(source.files):
-        path = pathlib.PurePath(str(file)).parts
-        for length in lengths:
-            ends[path[-length:]].append(row)
-    found = [ends.get(part, []) for part in parts]
-    missing = [name for name, rows in zip(wanted, found, strict=True) if not rows]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of the {len(wanted)} file names on the list, such as {missing[0]}, are not in "
-            f"{source.name}, whose files are named like {source.files[0]}."
-        )
-    several = next((i for i, rows in enumerate(found) if len(rows) > 1), None)
-    if several is not None:
-        first, second, *_ = found[several]
-        raise UserError(
-            f"The name {wanted[several]} on the list fits both {source.files[first]} and {source.files[second]}; write "
-            "the folder before it."
-        )
-    return np.asarray([rows[0] for rows in found])
-
-
-def _read(path: str | os.PathLike[str]) -> list[str]:
-    try:
-        text = pathlib.Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The list of file names {path} can't be read: {error}.") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -13,10 +13,11 @@ from jax.sharding import Mesh
 from ssl_jax import data
 from ssl_jax.checks import check_positive
 from ssl_jax.core import PyTree, UserError
+from ssl_jax.data import rows_named
 from ssl_jax.evaluation.features import to_float
 from ssl_jax.evaluation.few_labels import draw_labels
 from ssl_jax.evaluation.finetune import DEFAULT, fine_tune
-from ssl_jax.evaluation.labels import count_classes, draw_share, labels_of, rows_named
+from ssl_jax.evaluation.labels import count_classes, draw_share, labels_of
 from ssl_jax.evaluation.tuning import FineTuning
 from ssl_jax.train_step import Views
 

@@ -145,7 +145,8 @@ def test_size_and_channels():
         ("folders:pets", "Did you mean folder:PATH?"),
         ("folder", "Did you mean folder:PATH?"),
         ("tfds", "Did you mean tfds:NAME?"),
-        ("imagenet", "there is fashion_mnist, digits, photos, folder:PATH, tfds:NAME, collage:stamps, "),
+        ("imagenet", "Did you mean imagenet:PATH?"),
+        ("cifar10", "there is fashion_mnist, digits, photos, folder:PATH, tar:PATTERN, tfds:NAME, hf:PATH, "),
     ],
 )
 def test_unknown_names(name, near):

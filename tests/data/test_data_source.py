@@ -113,7 +113,7 @@ def test_joined_parts_that_differ():
     ],
 )
 def test_split_slices(split, expected):
-    ((name, start, stop),) = splits.parse(split)
+    ((name, start, stop, _),) = splits.parse(split)
     assert name == "train"
     assert splits.span(60_000, start, stop, split) == expected
 
@@ -127,7 +127,7 @@ def test_percentages_tile_a_split():
 
 @pytest.mark.parametrize("split", ["train[:70000]", "train[:101%]", "train[-70000:]", "train[5:5]", "train[50%:10%]"])
 def test_empty_or_outside_slices(split):
-    ((_, start, stop),) = splits.parse(split)
+    ((_, start, stop, _),) = splits.parse(split)
     with pytest.raises(UserError, match=r"reaches outside|holds no example"):
         splits.span(60_000, start, stop, split)
 

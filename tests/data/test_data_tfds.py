@@ -133,9 +133,9 @@ def test_versions(tmp_path):
 
 def test_not_prepared(tmp_path):
     # One sentence and no attempt to reach a network, which would take minutes to fail.
-    with pytest.raises(
-        UserError, match=r"not prepared in .*tfds.builder\('imagenet2012', .*\).download_and_prepare\(\)"
-    ):
+    with pytest.raises(UserError, match=r"not prepared in .*tfds.builder\('mnist', .*\).download_and_prepare\(\)"):
+        data.load("tfds:mnist", data_dir=tmp_path)
+    with pytest.raises(UserError, match="without tensorflow: ssl-jax data prepare imagenet:PATH --out="):
         data.load("tfds:imagenet2012", data_dir=tmp_path)
 
 

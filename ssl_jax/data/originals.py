@@ -1,0 +1,74 @@
+"""Examples as they are stored, before they are decoded to one size: the bytes of a file, its path, or an array."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer
+from PIL import UnidentifiedImageError
+
+from ssl_jax.core import UserError
+from ssl_jax.data.combine import Joined, Subset
+from ssl_jax.data.decode import Encoded, decode
+from ssl_jax.data.lazy import LazySource
+from ssl_jax.data.source import Source
+
+Stored = tuple[list[Encoded], list[int] | None]
+
+
+def originals(source: Any, rows: Integer[np.ndarray, " n"]) -> Stored:
+    """Return some images as a source stores them, and their labels, or None if it has none.
+
+    Raises:
+      UserError: if examples have boxes, which a list of images would lose.
+    """
+    if getattr(source, "box_classes", None) is not None:
+        raise UserError(f"{source.name} has boxes; this works on images with a label or none, such as folder:PATH.")
+    if isinstance(source, Subset):
+        return originals(source.source, source.rows[rows])
+    if isinstance(source, Joined):
+        return _of_parts(source, rows)
+    if isinstance(source, LazySource):
+        images, labels = source.fetch(source.items[rows])
+        if labels is None and source.labels is not None:
+            labels = source.labels[rows].tolist()
+        return list(images), None if labels is None else [int(label) for label in labels]
+    examples = source[rows]
+    return list(examples["image"]), examples["label"].tolist() if "label" in examples else None
+
+
+def names(source: Source, rows: Integer[np.ndarray, " n"]) -> list[str]:
+    """Return what to call some examples in messages: the names of their files, or their row numbers."""
+    return [str(name) for name in (rows if source.files is None else source.files[rows])]
+
+
+def why_broken(encoded: Encoded) -> str | None:
+    """Decode an image whole and say why that fails, such as "truncated"; None if it works."""
+    try:
+        decode(encoded, None, 3)
+    except Exception as error:  # whatever a decoder raises on bytes that are not what it expects
+        return _reason(encoded, error)
+    return None
+
+
+def _reason(encoded: Encoded, error: Exception) -> str:
+    if isinstance(encoded, bytes) and not encoded:
+        return "empty file"
+    if isinstance(error, UnidentifiedImageError):
+        return "no image, or of a format that is not read"
+    text = " ".join(str(error).split())
+    return "truncated" if "truncated" in text else f"damaged: {text or type(error).__name__}"
+
+
+def _of_parts(source: Joined, rows: Integer[np.ndarray, " n"]) -> Stored:
+    which = np.searchsorted(source.ends, rows, side="right")
+    images: list[Any] = [None] * len(rows)
+    labels = np.zeros(len(rows), np.int64)
+    for i in np.unique(which):
+        part = source.sources[i]
+        places = np.flatnonzero(which == i)
+        found, numbers = originals(part, rows[places] - (source.ends[i] - len(part)))
+        for place, image in zip(places, found, strict=True):
+            images[place] = image
+        if source.classes is not None and numbers is not None:
+            labels[places] = numbers
+    return images, None if source.classes is None else labels.tolist()
