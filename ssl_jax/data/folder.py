@@ -65,7 +65,7 @@ def read(directory: str | os.PathLike[str], split: str, image_size: int | None, 
         fingerprint=lambda: _fingerprint(base, names),
     )
     reasons = pool().map(why_broken, _encoded(base, skipped))
-    source.left_out = {f"{base}/{file}": why or NONE for file, why in zip(skipped, reasons, strict=True)}
+    source.left_out = {file: why or NONE for file, why in zip(skipped, reasons, strict=True)}
     return source
 
 

@@ -54,7 +54,7 @@ class Source(abc.ABC):
       in_memory: whether indexing is a plain copy, too cheap to be worth a thread.
       files: name of each example's file, relative to its folder, or None if examples are not files.
       damaged: names of the images found to be damaged so far, and why each is; they were replaced or left out.
-      left_out: paths of files that are no images, as far as was seen when they were listed, and why each is none.
+      left_out: files that are no images, as far as was seen when they were listed, and why each is none.
       box_classes: names of the classes of objects where examples hold boxes (see `ssl_jax.data.boxed`), or None.
     """
 
