@@ -20,6 +20,7 @@ from ssl_jax.core import UserError
 USAGE = """Self-supervised image representation learning in JAX.
 
   ssl-jax pretrain --config=NAME[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...]
+  ssl-jax plan     --config=NAME[:VARIANT] --topology=v5e:16x16     # does it fit, how long, what for
   ssl-jax evaluate --workdir=DIR [--protocol=knn,linear|help] [--encoder=student|teacher] [--layer=all]
   ssl-jax embed    --workdir=DIR --data=folder:PATH --out=FILE.npz
   ssl-jax report   --workdir=DIR
@@ -160,10 +161,10 @@ def _flag(values: flags.FlagValues, name: str) -> Any:
     return values[name].value
 
 
-def _pretrain(argv: Sequence[str]) -> None:
+def _config_flag(values: flags.FlagValues, argv: Sequence[str]) -> tuple[list[str], Any]:
+    """Define --config; returns the arguments with its name resolved, and the config as its file has it."""
     from ml_collections import config_flags
 
-    values = flags.FlagValues()
     argv = _with_resolved_config(argv)
     config_flags.DEFINE_config_file(
         "config",
@@ -174,11 +175,16 @@ def _pretrain(argv: Sequence[str]) -> None:
         lock_config=False,  # `check_fields` says what may be new: arguments that a recipe leaves at their defaults
         accept_new_attributes=True,
     )
+    return argv, check_fields(argv)
+
+
+def _pretrain(argv: Sequence[str]) -> None:
+    values = flags.FlagValues()
+    argv, default = _config_flag(values, argv)
     flags.DEFINE_string("workdir", None, "Directory of the run; made if missing.", flag_values=values)
     flags.DEFINE_bool("report", True, "Write report.html at the end.", flag_values=values)
     flags.DEFINE_bool("deterministic", False, "The same bits in every run on a GPU too; slower.", flag_values=values)
     host_flags.define(values)
-    default = check_fields(argv)
     _parse(values, argv, "pretrain")
     _required(values, "config", "workdir")
     check_tuples(_flag(values, "config"), default)
@@ -391,6 +397,18 @@ def _replay(argv: Sequence[str]) -> None:
     print(replay(_flag(values, "workdir")))
 
 
+def _plan(argv: Sequence[str]) -> None:
+    from ssl_jax import plan_flags
+
+    values = flags.FlagValues()
+    argv, default = _config_flag(values, argv)
+    plan_flags.define(values)
+    _parse(values, argv, "plan")
+    _required(values, "config", "topology")
+    check_tuples(_flag(values, "config"), default)
+    plan_flags.command(values, say)
+
+
 def _methods(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     _parse(values, argv, "methods")
@@ -401,6 +419,7 @@ def _methods(argv: Sequence[str]) -> None:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "pretrain": _pretrain,
+    "plan": _plan,
     "evaluate": _evaluate,
     "embed": _embed,
     "report": _report,

@@ -22,10 +22,13 @@ FLOORS = [
         "clustering",
         "collapse",
         "collectives",
+        "costs",
         "color_bins",
         "color_space",
         "data",
         "digest",
+        "forecast",
+        "hardware",
         "hlo",
         "hosts",
         "losses",
@@ -48,12 +51,18 @@ FLOORS = [
         "gallery",
         "host_flags",
         "lock",
+        "outline",
+        "plan",
+        "plan_flags",
+        "plan_table",
+        "precompiled",
         "pretrain",
         "progress",
         "replay",
         "results",
         "signals",
         "skips",
+        "target",
         "teachers",
         "verify",
         "workdir",
@@ -126,7 +135,7 @@ def test_methods_know_no_other_method_no_data_and_no_config():
 
 def test_configs_become_keyword_arguments_at_the_top():
     users = {room_of(path) for path in FILES if "ml_collections" in path.read_text()}
-    assert users <= {"cli", "experiment", "workdir", "pretrain", "evaluate", "teachers"}
+    assert users <= {"cli", "experiment", "workdir", "plan", "pretrain", "evaluate", "teachers"}
 
 
 def test_only_one_file_knows_orbax():
