@@ -10,13 +10,11 @@ import functools
 import math
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType
 from ml_collections import ConfigDict
 
 from ssl_jax import costs, forecast, hlo, outline, target
@@ -46,32 +44,31 @@ class Step:
     batch: PyTree
 
 
-def step_for(config: ConfigDict, devices: list[Any] | int, **numbers: int | None) -> Step:
-    """The step of a config on these devices, or on so many that do not exist; `numbers` as `outline.outline`.
+def step_for(config: ConfigDict, devices: list[Any], **numbers: int | None) -> Step:
+    """The step of a config on these devices; `numbers` as `outline.outline`.
 
     Raises:
       UserError: the batch does not fall into the devices, or the config makes no sense.
     """
     source = outline.outline(config, **numbers)
-    existing = devices if isinstance(devices, list) else jax.devices()[:1]
-    experiment = build(config, devices=existing, source=source, teacher=outline.teacher(config, source))
-    if isinstance(devices, int):
-        mesh: Any = AbstractMesh((devices,), ("data",), axis_types=(AxisType.Auto,))
-        experiment = dataclasses.replace(experiment, mesh=mesh)
-    mesh, method = experiment.mesh, experiment.method
+    experiment = build(config, devices=devices, source=source, teacher=outline.teacher(config, source))
+    mesh, method, views = experiment.mesh, experiment.method, experiment.views
     check_divisible(config.batch_size, mesh)
     check_micro_batches(config, mesh)
     row = for_step(method, {**source[np.arange(1)], "id": np.zeros(1, np.int32)})
-    place = by_example(mesh)
     batch = {
-        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=place)
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=by_example(mesh))
         for name, x in row.items()
     }
-    here = data_mesh(jax.devices()[:1])
-    parts = {"views": experiment.views, "seed": config.seed}
-    state = jax.eval_shape(lambda: init_state(method, experiment.tx, row, mesh=here, **parts))
+    here = {**experiment.parts, "mesh": data_mesh(jax.devices()[:1])}  # an initial state can't be made elsewhere
+    state = jax.eval_shape(lambda: init_state(method, batch=row, **here))
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), state)
-    return Step(experiment, make_train_step(method, experiment.tx, views=experiment.views, mesh=mesh), state, batch)
+    return Step(experiment, make_train_step(method, experiment.tx, views=views, mesh=mesh), state, batch)
+
+
+def nowhere(count: int) -> list[Any]:
+    """Stand-ins for devices that nothing is compiled for: one of this machine's, so many times."""
+    return jax.devices()[:1] * count
 
 
 def per_device(tree: PyTree) -> int:
@@ -129,29 +126,35 @@ def estimate(step: Step, topology: Topology) -> dict[str, Any]:
     }
 
 
-def compiled_for(step: Step) -> tuple[Any, float]:
+def compiled_for(step: Step, *, anew: bool = False) -> tuple[Any, float]:
     """The compiled step, and the seconds that it took.
+
+    `anew` passes over the cache of compiled programs: what comes from there can't be written to a file again.
 
     Raises:
       jax.errors.JaxRuntimeError: it does not fit into memory, among others.
     """
     began = time.perf_counter()
-    with _without_cache():
+    here = step.experiment.mesh.devices.flat[0] in jax.devices()
+    # Programs for devices that are not here can't be read back, so that keeping them would be of no use.
+    with contextlib.nullcontext() if here and not anew else without_cache():
         return step.function.lower(step.state, step.batch).compile(), time.perf_counter() - began
 
 
 @contextlib.contextmanager
-def _without_cache() -> Iterator[None]:
-    """Programs for devices that are not here can't be read back from the cache of compiled ones, so none are kept."""
-    name = "jax_persistent_cache_min_compile_time_secs"
+def without_cache() -> Iterator[None]:
+    """Neither read nor write compiled programs in JAX's persistent cache."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    name = "jax_enable_compilation_cache"
     before = getattr(jax.config, name)
-    jax.config.update(name, math.inf)
+    jax.config.update(name, False)
+    compilation_cache.reset_cache()  # it decides once whether it is used
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Error reading persistent compilation cache")
-            yield
+        yield
     finally:
         jax.config.update(name, before)
+        compilation_cache.reset_cache()
 
 
 def measured(compiled: Any, step: Step, traced: float) -> dict[str, Any]:
@@ -208,6 +211,7 @@ def plan(
     topology: Topology,
     *,
     compiling: bool = True,
+    anew: bool = False,
     price: float | None = None,
     announce: Callable[[str], None] = lambda text: None,
     **numbers: int | None,
@@ -218,6 +222,7 @@ def plan(
       config: see `configs/common.py`.
       topology: see `hardware.parse`.
       compiling: False estimates from the trace, in seconds and without the topology's compiler.
+      anew: see `compiled_for`; for a step that is to be saved.
       price: of a chip and hour.
       announce: where messages go.
       numbers: examples and classes of the data, see `outline.outline`.
@@ -225,16 +230,16 @@ def plan(
     Raises:
       UserError: see `step_for` and `target.devices`.
     """
-    devices = target.devices(topology) if compiling else topology.devices
+    devices = target.devices(topology) if compiling else nowhere(topology.devices)
     step = step_for(config, devices, **numbers)
-    if isinstance(devices, list):
+    if compiling:
         topology = dataclasses.replace(topology, kind=target.kind_of(devices[0], topology))
     found, compiled, took, wanted = estimate(step, topology), None, None, None
     operations = found["flops"]
     if compiling:
         announce(f"Compiling the step of {config.method} with {config.encoder} for {topology}; this takes minutes.")
         try:
-            compiled, took = compiled_for(step)
+            compiled, took = compiled_for(step, anew=anew)
             found |= measured(compiled, step, found["traffic"])
         except jax.errors.JaxRuntimeError as error:
             wanted = wanted_bytes(error)

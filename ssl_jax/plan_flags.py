@@ -36,6 +36,7 @@ def command(values: flags.FlagValues, say: Callable[[str], None]) -> None:
         flag("config"),
         topology,
         compiling=flag("compile"),
+        anew=bool(flag("save")),
         price=flag("price"),
         announce=say,
         examples=flag("examples"),
