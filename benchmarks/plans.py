@@ -14,6 +14,9 @@ import sys
 import time
 from typing import Any
 
+from ssl_jax import forecast, hardware
+from ssl_jax.collectives import Collective
+
 OUT = pathlib.Path(__file__).parents[1] / "docs" / "benchmarks" / "plans.json"
 LARGE = ("--config.batch_size=32768",)
 CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # name: config, topology, further flags
@@ -43,18 +46,31 @@ def command(name: str) -> list[str]:
 
 
 def planned(name: str) -> dict[str, Any]:
-    """One compilation, in a process of its own."""
+    """One compilation, in a process of its own, and what `--nocompile` estimates in its place."""
     began = time.perf_counter()
+    record = output(command(name))
+    print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    return {"command": " ".join(["ssl-jax", *command(name)]), **record, "estimate": estimated(name)}
+
+
+def estimated(name: str) -> dict[str, Any]:
+    """Memory, traffic and seconds of the estimate."""
+    record = output([*command(name), "--nocompile"])
+    return {key: record[key] for key in ("memory", "bytes_accessed_per_device", "seconds")}
+
+
+def output(arguments: list[str]) -> dict[str, Any]:
+    """What a command prints as JSON."""
     done = subprocess.run(
-        [sys.executable, "-m", "ssl_jax", *command(name), "--json"], stdout=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-m", "ssl_jax", *arguments, "--json"], stdout=subprocess.PIPE, text=True, check=False
     )
     if done.returncode not in (0, 2):  # 2: it does not fit
-        raise SystemExit(f"{name} failed")
-    print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-    return {"command": " ".join(["ssl-jax", *command(name)]), **json.loads(done.stdout)}
+        raise SystemExit(f"{' '.join(arguments)} failed")
+    return json.loads(done.stdout)
 
 
 def main() -> None:
+    """Compile, or print tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="cases whose names contain this")
     parser.add_argument("--out", type=pathlib.Path, default=OUT)
@@ -71,7 +87,92 @@ def main() -> None:
 
 
 def tables(known: dict[str, Any]) -> str:
-    raise NotImplementedError
+    """Plans, estimates beside them, and scaling, as markdown."""
+    parts = ["## Plans", plans(known), "## Estimates beside what was compiled", estimates(known)]
+    small, large = (known.get(f"simclr-{batch}-v5e-256") for batch in (4096, 32768))
+    if small and large:
+        parts += ["## Scaling of SimCLR, ResNet-50, on v5e", scaling(small, large)]
+    return "\n\n".join(parts)
+
+
+def markdown(head: list[str], lines: list[list[Any]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in row)} |" for row in rows)
+
+
+def plans(known: dict[str, Any]) -> str:
+    """One row per case."""
+    head = ["recipe", "batch", "devices", "GiB of each", "largest array", "arithmetic ms", "collectives ms"]
+    head += ["images/s", "MFU", "epochs", "hours", "chip-hours", "compiled in s"]
+    lines = []
+    for r in known.values():
+        topology, seconds, run, memory = r["topology"], r["seconds"], r["run"], r["memory"]
+        many = f"{topology['slices']} x " if topology["slices"] > 1 else ""
+        arithmetic = seconds["compiler"] or max(seconds["products"], seconds["memory"])
+        room = f"{memory['total'] / 2**30:.2f} of {memory['available'] / 2**30:.2f}"
+        lines.append(
+            [
+                f"{r['config']['method']}, {r['config']['encoder']}",
+                f"{r['config']['batch_size']:,}",
+                f"{many}{topology['name']} ({topology['devices']})",
+                room if memory["fits"] else f"**{room}: does not fit**",
+                (r["largest_arrays"] or [""])[0],
+                f"{1e3 * arithmetic:.1f}" + ("" if seconds["compiler"] else " (roofline)"),
+                f"{1e3 * seconds['collectives']:.1f}",
+                f"{run['images_per_second']:,.0f}",
+                f"{100 * run['model_flop_utilisation']:.1f} %",
+                f"{run['epochs']:.0f}",
+                f"{run['hours']:.2f}",
+                f"{run['chip_hours']:.0f}",
+                f"{r['compile_seconds']:.0f}" if r["compile_seconds"] else "",
+            ]
+        )
+    return markdown(head, lines)
+
+
+def estimates(known: dict[str, Any]) -> str:
+    """Memory and seconds by `--nocompile`, over what the compiler says."""
+    lines = []
+    for name, r in known.items():
+        guess = r.get("estimate")
+        if guess and r["basis"] == "compiled":
+            memory = [x["memory"]["total"] / 2**30 for x in (guess, r)]
+            seconds = [1e3 * x["seconds"]["step"] for x in (guess, r)]
+            cells = [f"{a:.2f} / {b:.2f} = {a / b:.2f}" for a, b in (memory, seconds)]
+            lines.append([name, *cells])
+    return markdown(["case", "GiB of a device: estimate / compiled", "ms of a step: estimate / compiled"], lines)
+
+
+def scaling(small: dict[str, Any], large: dict[str, Any]) -> str:
+    """Weak and strong scaling from two compiled steps of one recipe, with few and with many images for each chip.
+
+    Arithmetic is a line through the two; the all-reduces keep their number and bytes and go through the slice's hops.
+    """
+    images = [r["config"]["batch_size"] / r["topology"]["devices"] for r in (small, large)]
+    cycles = [r["seconds"]["compiler"] for r in (small, large)]
+    slope = (cycles[1] - cycles[0]) / (images[1] - images[0])
+
+    def row(kind: str, chips: int, batch: int) -> list[str]:
+        topology = hardware.parse(f"v5e-{chips}")
+        found = next(r for r in small["collectives"] if r["kind"] == "all-reduce")
+        talk = Collective("all-reduce", found["bytes"] // found["count"], chips, found["count"], True)
+        each = batch / chips
+        arithmetic, talking = cycles[0] + slope * (each - images[0]), forecast.seconds_of(talk, topology)
+        step = arithmetic + talking
+        cells = [
+            f"{1e3 * arithmetic:.1f}",
+            f"{1e3 * talking:.1f}",
+            f"{batch / step:,.0f}",
+            f"{batch / step / chips:,.0f}",
+        ]
+        return [kind, str(chips), f"{batch:,}", f"{each:.0f}", *cells]
+
+    sizes = (16, 32, 64, 128, 256)
+    lines = [row("weak", chips, 16 * chips) for chips in sizes]
+    lines += [row("weak", chips, 128 * chips) for chips in sizes]
+    lines += [row("strong", chips, 4096) for chips in sizes[1:]]
+    head = ["scaling", "chips", "batch", "images per chip", "arithmetic ms", "all-reduce ms", "images/s", "per chip"]
+    return markdown(head, lines)
 
 
 if __name__ == "__main__":
