@@ -1,110 +1,19 @@
-"""What the training step of a config would need on a topology: compiled for it, or else estimated from its trace.
+"""What the training step of a config would need on a topology: compiled for it, or else estimated from its trace."""
 
-The step is that of `pretrain`, built from the config; of the data only numbers and shapes are used, and no array is
-ever made.
-"""
-
-import contextlib
 import dataclasses
-import functools
 import math
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import costs, forecast, hlo, outline, target
+from ssl_jax import costs, forecast, hlo, target
+from ssl_jax.advice import advice, fits
 from ssl_jax.collectives import Collective, collectives
-from ssl_jax.core import PyTree
-from ssl_jax.experiment import Experiment, build, build_method, check_micro_batches
-from ssl_jax.hardware import GIB, Topology
-from ssl_jax.sharding import by_example, check_divisible, data_mesh, replicated
-from ssl_jax.train_step import gradients, init_state, make_train_step, with_views
-from ssl_jax.training import for_step
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """A training step with the shapes that go into it, and where these are to be.
-
-    Attributes:
-      experiment: its parts, with the devices that it is for as their mesh.
-      function: `(state, batch) -> (state, metrics)`, jitted.
-      state: abstract arrays with shardings.
-      batch: likewise.
-    """
-
-    experiment: Experiment
-    function: Any
-    state: PyTree
-    batch: PyTree
-
-
-def step_for(config: ConfigDict, devices: list[Any], **numbers: int | None) -> Step:
-    """The step of a config on these devices; `numbers` as `outline.outline`.
-
-    Raises:
-      UserError: the batch does not fall into the devices, or the config makes no sense.
-    """
-    source = outline.outline(config, **numbers)
-    experiment = build(config, devices=devices, source=source, teacher=outline.teacher(config, source))
-    mesh, method, views = experiment.mesh, experiment.method, experiment.views
-    check_divisible(config.batch_size, mesh)
-    check_micro_batches(config, mesh)
-    row = for_step(method, {**source[np.arange(1)], "id": np.zeros(1, np.int32)})
-    batch = {
-        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=by_example(mesh))
-        for name, x in row.items()
-    }
-    here = {**experiment.parts, "mesh": data_mesh(jax.devices()[:1])}  # an initial state can't be made elsewhere
-    state = jax.eval_shape(lambda: init_state(method, batch=row, **here))
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), state)
-    return Step(experiment, make_train_step(method, experiment.tx, views=views, mesh=mesh), state, batch)
-
-
-def nowhere(count: int) -> list[Any]:
-    """Stand-ins for devices that nothing is compiled for: one of this machine's, so many times."""
-    return jax.devices()[:1] * count
-
-
-def per_device(tree: PyTree) -> int:
-    """Bytes of a tree of abstract arrays on each device, by their shardings."""
-    return sum(_part(x) for x in jax.tree.leaves(tree))
-
-
-def _part(x: Any) -> int:
-    local = x.sharding.shard_shape(x.shape)
-    return costs.nbytes(jax.ShapeDtypeStruct(local, x.dtype))
-
-
-def memory_by_kind(step: Step) -> dict[str, int]:
-    """Bytes on each device of what goes into a step."""
-    state = step.state
-    return {
-        "parameters": per_device(state.params),
-        "optimizer": per_device(state.opt_state),
-        "batch statistics": per_device(state.carry.model_state),
-        "teacher": per_device(state.carry.teacher),
-        "memory bank": per_device(state.carry.memory),
-        "batch": per_device(step.batch),
-    }
-
-
-def model_flops(step: Step, platform: str) -> float:
-    """Operations of products in loss and gradient of a batch: no augmentation, and nothing computed twice."""
-    experiment = step.experiment
-    config = experiment.config.copy_and_resolve_references()
-    config.micro_batches = 1
-    teacher = outline.teacher(config, experiment.source)
-    method = build_method(config, experiment.source, steps=experiment.steps, teacher=teacher)
-    batch = jax.eval_shape(functools.partial(with_views, experiment.views), step.state.rng, step.batch)
-    mesh = experiment.mesh
-    jaxpr = costs.trace(lambda state, batch: gradients(method, None, state, batch, mesh), step.state, batch)
-    return costs.flops(jaxpr, platform)
+from ssl_jax.hardware import Topology
+from ssl_jax.plan_step import Step, compiled_for, memory_by_kind, model_flops, nowhere, step_for
 
 
 def estimate(step: Step, topology: Topology) -> dict[str, Any]:
@@ -124,37 +33,6 @@ def estimate(step: Step, topology: Topology) -> dict[str, Any]:
         "cycles": None,
         "collectives": found,
     }
-
-
-def compiled_for(step: Step, *, anew: bool = False) -> tuple[Any, float]:
-    """The compiled step, and the seconds that it took.
-
-    `anew` passes over the cache of compiled programs: what comes from there can't be written to a file again.
-
-    Raises:
-      jax.errors.JaxRuntimeError: it does not fit into memory, among others.
-    """
-    began = time.perf_counter()
-    here = step.experiment.mesh.devices.flat[0] in jax.devices()
-    # Programs for devices that are not here can't be read back, so that keeping them would be of no use.
-    with contextlib.nullcontext() if here and not anew else without_cache():
-        return step.function.lower(step.state, step.batch).compile(), time.perf_counter() - began
-
-
-@contextlib.contextmanager
-def without_cache() -> Iterator[None]:
-    """Neither read nor write compiled programs in JAX's persistent cache."""
-    from jax.experimental.compilation_cache import compilation_cache
-
-    name = "jax_enable_compilation_cache"
-    before = getattr(jax.config, name)
-    jax.config.update(name, False)
-    compilation_cache.reset_cache()  # it decides once whether it is used
-    try:
-        yield
-    finally:
-        jax.config.update(name, before)
-        compilation_cache.reset_cache()
 
 
 def measured(compiled: Any, step: Step, traced: float) -> dict[str, Any]:
@@ -297,41 +175,3 @@ def describe_topology(topology: Topology) -> dict[str, Any]:
         "memory_bytes_per_second": chip.bandwidth,
         "interconnect_bytes_per_second": chip.links,
     }
-
-
-def fits(kinds: dict[str, int], topology: Topology, wanted: int | None) -> dict[str, Any]:
-    """Bytes by kind with their total, and whether a device has so many.
-
-    `wanted` is what the compiler asked for in vain; it may be more than the estimate by kind.
-    """
-    total = max(sum(kinds.values()), wanted or 0)
-    room = topology.chip.memory
-    holds = None if room is None else wanted is None and total <= room
-    return {"by_kind": kinds, "total": total, "available": room, "fits": holds}
-
-
-def advice(config: ConfigDict, topology: Topology, memory: dict[str, Any]) -> list[str]:
-    """What to change where a step does not fit, most helpful first; nothing where it does."""
-    if memory["fits"] is not False:
-        return []
-    kinds, room = memory["by_kind"], memory["available"]
-    activations = max(kinds["activations and temporaries"], memory["total"] - sum(kinds.values()))
-    state = memory["total"] - activations
-    said = []
-    if state > room:
-        said.append(f"Parameters and optimizer alone take {state / GIB:.1f} GiB on every device: shard them.")
-    if config.dtype == "float32":
-        said.append("--config.dtype=bfloat16 halves activations.")
-    devices = topology.devices
-    counts = [n for n in range(2, config.batch_size + 1) if config.batch_size % (n * devices) == 0]
-    enough = [n for n in counts if state + activations / n * config.micro_batches <= 0.9 * room]
-    if enough and enough[0] > config.micro_batches:
-        said.append(
-            f"--config.micro_batches={enough[0]} lets the batch through the encoder in parts of "
-            f"{config.batch_size // enough[0]:,}, for a third more arithmetic (docs/scaling.md)."
-        )
-    factor = 2 ** math.ceil(math.log2(max(activations / max(0.9 * room - state, 1), 2)))
-    if state < 0.9 * room and config.batch_size % (devices * factor) == 0:
-        said.append(f"{factor} times as many devices ({devices * factor:,}) hold it as it is.")
-    said.append("A smaller --config.batch_size or --config.view_size needs less.")
-    return said

@@ -1,6 +1,6 @@
 """A compiled training step in a file: written by `ssl-jax plan --save=FILE` anywhere, run on the machine it is for.
 
-    step = precompiled.load("step.bin", plan.step_for(config, jax.devices()))
+    step = precompiled.load("step.bin", plan_step.step_for(config, jax.devices()))
     for state, metrics, batch in train(method, source, step=step, ...):
 
 The file holds the executable as XLA writes it, and FILE.json what it is for. An executable is a program: load those
@@ -19,7 +19,7 @@ import jax
 from ssl_jax import target
 from ssl_jax.core import PyTree, UserError
 from ssl_jax.hardware import Topology
-from ssl_jax.plan import Step
+from ssl_jax.plan_step import Step
 from ssl_jax.sharding import by_example, replicated
 
 FORMAT = 1

@@ -45,6 +45,7 @@ FLOORS = [
     {"methods"},
     {"catalogue", "checkpoint", "evaluation", "interop", "micro_batches", "protocols", "train_step", "training"},
     {
+        "advice",
         "cli",
         "evaluate",
         "experiment",
@@ -54,6 +55,7 @@ FLOORS = [
         "outline",
         "plan",
         "plan_flags",
+        "plan_step",
         "plan_table",
         "precompiled",
         "pretrain",
@@ -135,7 +137,7 @@ def test_methods_know_no_other_method_no_data_and_no_config():
 
 def test_configs_become_keyword_arguments_at_the_top():
     users = {room_of(path) for path in FILES if "ml_collections" in path.read_text()}
-    assert users <= {"cli", "experiment", "workdir", "plan", "pretrain", "evaluate", "teachers"}
+    assert users <= {"cli", "experiment", "workdir", "plan", "plan_step", "pretrain", "evaluate", "teachers"}
 
 
 def test_only_one_file_knows_orbax():

@@ -12,7 +12,19 @@ import pytest
 from ml_collections import ConfigDict
 from test_configs import get_config
 
-from ssl_jax import UserError, cli, experiment, hardware, hlo, outline, plan, plan_table, precompiled
+from ssl_jax import (
+    UserError,
+    advice,
+    cli,
+    experiment,
+    hardware,
+    hlo,
+    outline,
+    plan,
+    plan_step,
+    plan_table,
+    precompiled,
+)
 from ssl_jax import data as images
 from ssl_jax.sharding import put
 from ssl_jax.training import for_step, initial_state
@@ -55,7 +67,7 @@ def test_memory_by_kind_is_that_of_the_real_arrays():
 def test_a_saved_step_is_the_step_to_the_bit(tmp_path):
     config, record, compiled = planned("moco")
     precompiled.save(compiled, tmp_path / "step.bin", record)
-    step = plan.step_for(config, jax.devices())
+    step = plan_step.step_for(config, jax.devices())
     loaded = precompiled.load(tmp_path / "step.bin", step)
     parts = experiment.build(config)
     batch = next(images.batches(parts.source, batch_size=config.batch_size, seed=0))
@@ -76,13 +88,13 @@ def test_a_saved_step_of_something_else_is_refused(tmp_path):
     path = tmp_path / "step.bin"
     precompiled.save(compiled, path, {**record, "versions": {"jax": "0.1"}})
     with pytest.raises(UserError, match="was compiled by"):
-        precompiled.load(path, plan.step_for(config, jax.devices()))
+        precompiled.load(path, plan_step.step_for(config, jax.devices()))
     precompiled.save(compiled, path, record)
     with pytest.raises(UserError, match="not of this config and mesh"):
-        precompiled.load(path, plan.step_for(get_config("simclr", "test"), jax.devices()))
+        precompiled.load(path, plan_step.step_for(get_config("simclr", "test"), jax.devices()))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="save it again"):
-        precompiled.load(path, plan.step_for(config, jax.devices()))
+        precompiled.load(path, plan_step.step_for(config, jax.devices()))
 
 
 @pytest.mark.parametrize("form", ["dense", "ring"])
@@ -129,15 +141,15 @@ def test_advice_is_of_what_helps():
     config, topology = get_config("simclr", ""), hardware.parse("v5e:16x16")
     kinds = {"parameters": 2**27, "activations and temporaries": 10 * 15 * 2**30}
     config.batch_size = 32_768
-    memory = plan.fits(kinds, topology, None)
+    memory = advice.fits(kinds, topology, None)
     assert memory["fits"] is False
-    said = plan.advice(config, topology, memory)
+    said = advice.advice(config, topology, memory)
     assert said[0] == "--config.dtype=bfloat16 halves activations."
     assert said[1].startswith("--config.micro_batches=16 ")
     assert said[2] == "16 times as many devices (4,096) hold it as it is."
-    assert plan.advice(config, topology, plan.fits({"parameters": 1}, topology, None)) == []
-    alone = plan.fits({"parameters": 2**35, "activations and temporaries": 1}, topology, None)
-    assert "shard them" in plan.advice(config, topology, alone)[0]
+    assert advice.advice(config, topology, advice.fits({"parameters": 1}, topology, None)) == []
+    alone = advice.fits({"parameters": 2**35, "activations and temporaries": 1}, topology, None)
+    assert "shard them" in advice.advice(config, topology, alone)[0]
 
 
 def test_what_a_compiler_says_of_memory():
@@ -153,7 +165,7 @@ def test_teachers_need_not_be_there(name):
     config = get_config(name, "")
     source = outline.outline(config)
     teacher = outline.teacher(config, source)
-    assert len(source) == plan.outline.KNOWN[config.data][0]
+    assert len(source) == outline.KNOWN[config.data][0]
     assert (teacher is None) == ("teacher" not in config)
 
 
