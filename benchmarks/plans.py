@@ -1,7 +1,8 @@
 """Plans of the papers' recipes on TPU slices that are not here: fits or not, seconds of a step, hours, scaling.
 
 `python -m benchmarks.plans [--only=dino] [--out=docs/benchmarks/plans.json]` compiles, minutes each, and adds to the
-file; `python -m benchmarks.plans --table` writes the file's tables, and forecasts what lies between the compiled sizes.
+file; with `--estimates` those that are not in it yet are estimated instead, within a minute each.
+`python -m benchmarks.plans --table` writes the file's tables, and forecasts what lies between the compiled sizes.
 
 Needs the TPU compiler (`pip install 'ssl_jax[tpu]'`) and no TPU.
 """
@@ -48,15 +49,16 @@ def command(name: str) -> list[str]:
 def planned(name: str) -> dict[str, Any]:
     """One compilation, in a process of its own, and what `--nocompile` estimates in its place."""
     began = time.perf_counter()
-    record = output(command(name))
+    record, guess = output(command(name)), estimated(name)
     print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-    return {"command": " ".join(["ssl-jax", *command(name)]), **record, "estimate": estimated(name)}
+    guess = {key: guess[key] for key in ("memory", "bytes_accessed_per_device", "seconds")}
+    return {"command": " ".join(["ssl-jax", *command(name)]), **record, "estimate": guess}
 
 
 def estimated(name: str) -> dict[str, Any]:
-    """Memory, traffic and seconds of the estimate."""
-    record = output([*command(name), "--nocompile"])
-    return {key: record[key] for key in ("memory", "bytes_accessed_per_device", "seconds")}
+    """The plan of the traced step alone."""
+    arguments = [*command(name), "--nocompile"]
+    return {"command": " ".join(["ssl-jax", *arguments]), **output(arguments)}
 
 
 def output(arguments: list[str]) -> dict[str, Any]:
@@ -74,15 +76,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="cases whose names contain this")
     parser.add_argument("--out", type=pathlib.Path, default=OUT)
+    parser.add_argument("--estimates", action="store_true")
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     if args.table:
         print(tables(json.loads(args.out.read_text())))
         return
     for name in CASES:
-        if args.only in name:
-            found = planned(name)
-            known = {**(json.loads(args.out.read_text()) if args.out.exists() else {}), name: found}
+        known = json.loads(args.out.read_text()) if args.out.exists() else {}
+        if args.only in name and not (args.estimates and name in known):
+            found = estimated(name) if args.estimates else planned(name)
+            known = {**(json.loads(args.out.read_text()) if args.out.exists() else {}), name: found}  # minutes later
             args.out.write_text(json.dumps({key: known[key] for key in CASES if key in known}, indent=1) + "\n")
 
 
@@ -117,14 +121,14 @@ def plans(known: dict[str, Any]) -> str:
                 f"{many}{topology['name']} ({topology['devices']})",
                 room if memory["fits"] else f"**{room}: does not fit**",
                 (r["largest_arrays"] or [""])[0],
-                f"{1e3 * arithmetic:.1f}" + ("" if seconds["compiler"] else " (roofline)"),
+                f"{1e3 * arithmetic:.1f}" + ("" if seconds["compiler"] else " at least"),
                 f"{1e3 * seconds['collectives']:.1f}",
                 f"{run['images_per_second']:,.0f}",
                 f"{100 * run['model_flop_utilisation']:.1f} %",
                 f"{run['epochs']:.0f}",
                 f"{run['hours']:.2f}",
                 f"{run['chip_hours']:.0f}",
-                f"{r['compile_seconds']:.0f}" if r["compile_seconds"] else "",
+                f"{r['compile_seconds']:.0f}" if r["compile_seconds"] else "estimated",
             ]
         )
     return markdown(head, lines)

@@ -9,9 +9,10 @@ from ssl_jax.hardware import GIB, Topology
 def fits(kinds: dict[str, int], topology: Topology, wanted: int | None) -> dict[str, Any]:
     """Bytes by kind with their total, and whether a device has so many.
 
-    `wanted` is what the compiler asked for in vain; it may be more than the estimate by kind.
+    `wanted` is what a compiler asked for in vain (0 if it did not say), and None if it did not. It takes the place of
+    the total, since the kinds are an estimate then.
     """
-    total = max(sum(kinds.values()), wanted or 0)
+    total = wanted or sum(kinds.values())
     room = topology.chip.memory
     holds = None if room is None else wanted is None and total <= room
     return {"by_kind": kinds, "total": total, "available": room, "fits": holds}
@@ -22,8 +23,8 @@ def advice(config: Any, topology: Topology, memory: dict[str, Any]) -> list[str]
     if memory["fits"] is not False:
         return []
     kinds, room = memory["by_kind"], memory["available"]
-    activations = max(kinds["activations and temporaries"], memory["total"] - sum(kinds.values()))
-    state = memory["total"] - activations
+    state = sum(count for kind, count in kinds.items() if kind != "activations and temporaries")
+    activations = memory["total"] - state
     said = []
     if state > room:
         said.append(f"Parameters and optimizer alone take {state / GIB:.1f} GiB on every device: shard them.")

@@ -132,7 +132,7 @@ def plan(
     record = {
         "config": describe(config, step),
         "topology": describe_topology(topology),
-        "basis": "estimate" if compiled is None else "compiled",
+        "basis": "compiled" if compiled is not None else "estimate" if wanted is None else "refused",
         "compile_seconds": took and round(took, 1),
         "versions": target.versions(topology) if compiling else {"jax": jax.__version__},
         "memory": fits(found["memory"], topology, wanted),

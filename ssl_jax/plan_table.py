@@ -50,11 +50,11 @@ def _head(record: dict[str, Any]) -> str:
     parts = f", {config['micro_batches']} micro-batches" if config["micro_batches"] > 1 else ""
     many = f"{topology['slices']} x " if topology["slices"] > 1 else ""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    how = (
-        f"Compiled in {record['compile_seconds']:,.0f} s ({versions})."
-        if record["basis"] == "compiled"
-        else f"An estimate from the traced step ({versions}); nothing was compiled (docs/scaling.md: how far off)."
-    )
+    how = {
+        "compiled": f"Compiled in {record['compile_seconds'] or 0:,.0f} s ({versions}).",
+        "estimate": f"An estimate from the traced step ({versions}): see docs/scaling.md for how far off.",
+        "refused": f"Its compiler refused it ({versions}); apart from the total, an estimate from the traced step.",
+    }[record["basis"]]
     return (
         f"{config['method']} with {config['encoder']} ({config['parameters']:,} parameters), {config['dtype']}, batch "
         f"{config['batch_size']:,}{parts}\n"

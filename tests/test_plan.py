@@ -148,6 +148,9 @@ def test_advice_is_of_what_helps():
     assert said[1].startswith("--config.micro_batches=16 ")
     assert said[2] == "16 times as many devices (4,096) hold it as it is."
     assert advice.advice(config, topology, advice.fits({"parameters": 1}, topology, None)) == []
+    refused = advice.fits(kinds, topology, 40 * 2**30)  # the compiler's word goes before the estimate
+    assert (refused["fits"], refused["total"]) == (False, 40 * 2**30)
+    assert advice.advice(config, topology, refused)[1].startswith("--config.micro_batches=4 ")
     alone = advice.fits({"parameters": 2**35, "activations and temporaries": 1}, topology, None)
     assert "shard them" in advice.advice(config, topology, alone)[0]
 
