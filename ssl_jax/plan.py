@@ -25,7 +25,10 @@ def estimate(step: Step, topology: Topology) -> dict[str, Any]:
     whole = 2 * kinds["parameters"]
     split = max(costs.peak(jaxpr, platform) - whole, 0) / topology.devices
     kinds["activations and temporaries"] = round(whole + split)
-    found = [Collective("all-reduce", kinds["parameters"], topology.devices, 1, True)] if topology.devices > 1 else []
+    gradient, each = kinds["parameters"], topology.devices // topology.slices
+    found = [Collective("all-reduce", gradient, topology.devices, 1, True)] if topology.devices > 1 else []
+    if topology.slices > 1:  # each device passes its share on to the next slice
+        found.append(Collective("send", gradient // each, 2, 1, True))
     return {
         "memory": kinds,
         "flops": costs.flops(jaxpr, platform),
