@@ -112,6 +112,7 @@ def plans(known: dict[str, Any]) -> str:
     for r in known.values():
         topology, seconds, run, memory = r["topology"], r["seconds"], r["run"], r["memory"]
         many = f"{topology['slices']} x " if topology["slices"] > 1 else ""
+        most = "" if seconds["compiler"] else "at most "
         arithmetic = seconds["compiler"] or max(seconds["products"], seconds["memory"])
         room = f"{memory['total'] / 2**30:.2f} of {memory['available'] / 2**30:.2f}"
         lines.append(
@@ -123,8 +124,8 @@ def plans(known: dict[str, Any]) -> str:
                 (r["largest_arrays"] or [""])[0],
                 f"{1e3 * arithmetic:.1f}" + ("" if seconds["compiler"] else " at least"),
                 f"{1e3 * seconds['collectives']:.1f}",
-                f"{run['images_per_second']:,.0f}",
-                f"{100 * run['model_flop_utilisation']:.1f} %",
+                f"{most}{run['images_per_second']:,.0f}",
+                f"{most}{100 * run['model_flop_utilisation']:.1f} %",
                 f"{run['epochs']:.0f}",
                 f"{run['hours']:.2f}",
                 f"{run['chip_hours']:.0f}",
