@@ -20,6 +20,7 @@ from ssl_jax.core import UserError
 USAGE = """Self-supervised image representation learning in JAX.
 
   ssl-jax pretrain --config=NAME[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...]
+  ssl-jax plan     --config=NAME[:VARIANT] --topology=v5e:16x16     # does it fit, how long, what for
   ssl-jax evaluate --workdir=DIR [--protocol=knn,linear|help] [--encoder=student|teacher] [--layer=all]
   ssl-jax embed    --workdir=DIR --data=folder:PATH --out=FILE.npz
   ssl-jax report   --workdir=DIR
@@ -414,6 +415,18 @@ def _data(argv: Sequence[str]) -> None:
     data_command.run(action, name, values, say)
 
 
+def _plan(argv: Sequence[str]) -> None:
+    from ssl_jax import plan_flags
+
+    values = flags.FlagValues()
+    argv, default = _define_config(values, argv)
+    plan_flags.define(values)
+    _parse(values, argv, "plan")
+    _required(values, "config", "topology")
+    check_tuples(_flag(values, "config"), default)
+    plan_flags.command(values, say)
+
+
 def _methods(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     _parse(values, argv, "methods")
@@ -424,6 +437,7 @@ def _methods(argv: Sequence[str]) -> None:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "pretrain": _pretrain,
+    "plan": _plan,
     "evaluate": _evaluate,
     "embed": _embed,
     "report": _report,

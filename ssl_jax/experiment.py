@@ -323,25 +323,34 @@ def build_views(config: ConfigDict, source: data.Source) -> Seen:
 
 
 def build(
-    config: ConfigDict, *, devices: list[jax.Device] | None = None, directory: str | pathlib.Path | None = None
+    config: ConfigDict,
+    *,
+    devices: list[jax.Device] | None = None,
+    directory: str | pathlib.Path | None = None,
+    source: data.Source | None = None,
+    teacher: teachers.Teacher | None = None,
 ) -> Experiment:
     """Build every part of a run, checking what can be checked before the first compilation.
 
-    `directory` is the run's, if it has one: a teacher that was kept there need not be where it came from any more.
+    Args:
+      config: see `configs/common.py`.
+      devices: of the mesh; all by default.
+      directory: the run's, if it has one: a teacher that was kept there need not be where it came from any more.
+      source: takes the place of the data that the config names.
+      teacher: likewise of the teacher.
     """
     mesh = data_mesh(devices)
     positive = ("batch_size", "rounds", "log_every", "checkpoint_every", "keep_checkpoints", "knn_bank", "knn_queries")
     check_positive(**{name: config[name] for name in positive})
     check_positive(max_skipped_steps=config.max_skipped_steps)
-    source = load_data(config, config.train_split)
+    source = load_data(config, config.train_split) if source is None else source
     if config.batch_size > len(source):
         raise UserError(f"The batch size {config.batch_size} is larger than the data ({len(source)} images).")
     steps = count_steps(config, len(source))
     seen = build_views(config, source)
     round_steps = -(-steps // config.rounds)
     rate = build_rate(config, source, steps=round_steps)
-    teacher = None
-    if "teacher" in config:
+    if "teacher" in config and teacher is None:
         view = teachers.View(source=source, shape=seen.shape, prepare=seen.prepare)
         teacher = teachers.load(config, view, directory=directory)
     return Experiment(

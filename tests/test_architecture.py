@@ -21,10 +21,15 @@ FLOORS = [
         "checks",
         "clustering",
         "collapse",
+        "collectives",
+        "costs",
         "color_bins",
         "color_space",
         "data",
         "digest",
+        "forecast",
+        "hardware",
+        "hlo",
         "hosts",
         "losses",
         "memory",
@@ -40,6 +45,7 @@ FLOORS = [
     {"methods"},
     {"catalogue", "checkpoint", "evaluation", "interop", "micro_batches", "protocols", "train_step", "training"},
     {
+        "advice",
         "cli",
         "damaged",
         "data_command",
@@ -48,6 +54,12 @@ FLOORS = [
         "gallery",
         "host_flags",
         "lock",
+        "outline",
+        "plan",
+        "plan_flags",
+        "plan_step",
+        "plan_table",
+        "precompiled",
         "pretrain",
         "preview",
         "progress",
@@ -55,6 +67,7 @@ FLOORS = [
         "results",
         "signals",
         "skips",
+        "target",
         "teachers",
         "verify",
         "workdir",
@@ -129,7 +142,7 @@ def test_methods_know_no_other_method_no_data_and_no_config():
 
 def test_configs_become_keyword_arguments_at_the_top():
     users = {room_of(path) for path in FILES if "ml_collections" in path.read_text()}
-    assert users <= {"cli", "experiment", "workdir", "pretrain", "evaluate", "teachers"}
+    assert users <= {"cli", "experiment", "workdir", "plan", "plan_step", "pretrain", "evaluate", "teachers"}
 
 
 def test_only_one_file_knows_orbax():

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.data.decode import Encoded, decode
+from ssl_jax.data.decode import Encoded, decode, why_broken
 from ssl_jax.data.lazy import LazySource, pool
-from ssl_jax.data.originals import names, originals, why_broken
+from ssl_jax.data.originals import names, originals
 from ssl_jax.data.source import Source
 
 _CHUNK = 256

@@ -4,11 +4,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
-from PIL import UnidentifiedImageError
 
 from ssl_jax.core import UserError
 from ssl_jax.data.combine import Joined, Subset
-from ssl_jax.data.decode import Encoded, decode
+from ssl_jax.data.decode import Encoded
 from ssl_jax.data.lazy import LazySource
 from ssl_jax.data.source import Source
 
@@ -39,24 +38,6 @@ def originals(source: Any, rows: Integer[np.ndarray, " n"]) -> Stored:
 def names(source: Source, rows: Integer[np.ndarray, " n"]) -> list[str]:
     """Return what to call some examples in messages: the names of their files, or their row numbers."""
     return [str(name) for name in (rows if source.files is None else source.files[rows])]
-
-
-def why_broken(encoded: Encoded) -> str | None:
-    """Decode an image whole and say why that fails, such as "truncated"; None if it works."""
-    try:
-        decode(encoded, None, 3)
-    except Exception as error:  # whatever a decoder raises on bytes that are not what it expects
-        return _reason(encoded, error)
-    return None
-
-
-def _reason(encoded: Encoded, error: Exception) -> str:
-    if isinstance(encoded, bytes) and not encoded:
-        return "empty file"
-    if isinstance(error, UnidentifiedImageError):
-        return "no image, or of a format that is not read"
-    text = " ".join(str(error).split())
-    return "truncated" if "truncated" in text else f"damaged: {text or type(error).__name__}"
 
 
 def _of_parts(source: Joined, rows: Integer[np.ndarray, " n"]) -> Stored:

@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 
 from ssl_jax.core import UserError
-from ssl_jax.data.decode import Encoded, decode
+from ssl_jax.data.decode import Encoded, decode, why_broken
 from ssl_jax.data.layout import Layout, layout_of, tensorflow_datasets
 from ssl_jax.data.lazy import pool
-from ssl_jax.data.originals import names, originals, why_broken
+from ssl_jax.data.originals import names, originals
 from ssl_jax.data.source import Source
 from ssl_jax.data.tfds import FILE_NAMES
 

@@ -1,0 +1,45 @@
+"""Whether a step fits into a device's memory, and what to change if it does not."""
+
+import math
+from typing import Any
+
+from ssl_jax.hardware import GIB, Topology
+
+
+def fits(kinds: dict[str, int], topology: Topology, wanted: int | None) -> dict[str, Any]:
+    """Bytes by kind with their total, and whether a device has so many.
+
+    `wanted` is what a compiler asked for in vain (0 if it did not say), and None if it did not. It takes the place of
+    the total, since the kinds are an estimate then.
+    """
+    total = wanted or sum(kinds.values())
+    room = topology.chip.memory
+    holds = None if room is None else wanted is None and total <= room
+    return {"by_kind": kinds, "total": total, "available": room, "fits": holds}
+
+
+def advice(config: Any, topology: Topology, memory: dict[str, Any]) -> list[str]:
+    """What to change where a step does not fit, most helpful first; nothing where it does."""
+    if memory["fits"] is not False:
+        return []
+    kinds, room = memory["by_kind"], memory["available"]
+    state = sum(count for kind, count in kinds.items() if kind != "activations and temporaries")
+    activations = memory["total"] - state
+    said = []
+    if state > room:
+        said.append(f"Parameters and optimizer alone take {state / GIB:.1f} GiB on every device: shard them.")
+    if config.dtype == "float32":
+        said.append("--config.dtype=bfloat16 halves activations.")
+    devices = topology.devices
+    counts = [n for n in range(2, config.batch_size + 1) if config.batch_size % (n * devices) == 0]
+    enough = [n for n in counts if state + activations / n * config.micro_batches <= 0.9 * room]
+    if enough and enough[0] > config.micro_batches:
+        said.append(
+            f"--config.micro_batches={enough[0]} lets the batch through the encoder in parts of "
+            f"{config.batch_size // enough[0]:,}, for a third more arithmetic (docs/scaling.md)."
+        )
+    factor = 2 ** math.ceil(math.log2(max(activations / max(0.9 * room - state, 1), 2)))
+    if state < 0.9 * room and config.batch_size % (devices * factor) == 0:
+        said.append(f"{factor} times as many devices ({devices * factor:,}) hold it as it is.")
+    said.append("A smaller --config.batch_size or --config.view_size needs less.")
+    return said
