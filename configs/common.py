@@ -41,6 +41,10 @@ def base(method: str) -> ConfigDict:
     c.rounds = 1  # equal parts of the run, with `Method.refresh` between them; the rate's schedule is a part's
 
     # From here on nothing changes the training itself, so a run may be continued with other values.
+    c.sharding = "replicated"  # the state on every device, or split over them: fsdp (docs/scaling.md)
+    c.sharding_rules = ()  # one's own before those: (("queue$", ("data",)), ...), patterns of paths and mesh axes
+    c.model_parallel = 1  # devices that share wide layers; the others share the batch
+    c.remat = "none"  # computed again for the gradient: blocks of ResNets and ViTs, or dots, all but their products
     c.log_every = 50  # steps between lines of progress and metrics
     c.checkpoint_every = 1000  # steps; the end is always saved
     c.keep_checkpoints = 2

@@ -103,8 +103,9 @@ def pretrain(
 
 
 def _checked(config: ConfigDict, directory: pathlib.Path) -> Experiment:
-    check_divisible(config.batch_size, data_mesh())
-    check_micro_batches(config, data_mesh())
+    mesh = data_mesh(model=config.model_parallel)
+    check_divisible(config.batch_size, mesh)
+    check_micro_batches(config, mesh)
     return build(config, directory=directory)
 
 
