@@ -58,7 +58,9 @@ def check_divisible(batch_size: int, mesh: Mesh) -> None:
         lower = batch_size // count * count
         nearest = f"{lower} or {lower + count}" if lower else f"{count}"
         what = "devices" if count == mesh.size else f"parts of the mesh's axis {DATA!r}"
-        raise UserError(f"The batch size {batch_size} is not divisible by the {count} {what}; use for example {nearest}.")
+        raise UserError(
+            f"The batch size {batch_size} is not divisible by the {count} {what}; use for example {nearest}."
+        )
 
 
 def whole(x: PyTree, mesh: Mesh) -> PyTree:

@@ -9,7 +9,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key, PRNGKeyArray
 
 from ssl_jax.core import Carry, Method, Metrics, PyTree, TrainState
-from ssl_jax.sharding import REPLICATED, Rules, data_mesh, gathered, replicated, state_shardings
+from ssl_jax.losses import memory_split_over
+from ssl_jax.sharding import DATA, REPLICATED, Rules, data_mesh, gathered, replicated, state_shardings
 
 Views = Callable[[Key[Array, " b"], Array], PyTree]
 Step = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
@@ -62,13 +63,14 @@ def init_state(
 
 def on_whole_parameters(method: Method, shardings: TrainState) -> Callable:
     """`method.loss` for a state that is split: parameters and teacher are gathered for it, memory stays as it is."""
+    memory = jax.tree.leaves(shardings.carry.memory)
+    by_row = next((s.mesh.abstract_mesh for s in memory if s.spec and s.spec[0] == DATA), None)
 
     def loss(params: PyTree, carry: Carry, *rest: PyTree) -> tuple[Array, tuple[Carry, Metrics]]:
         split = {name: getattr(carry, name) for name in ("model_state", "teacher")}
         together = gathered(split, {name: getattr(shardings.carry, name) for name in split})
-        value, (after, metrics) = method.loss(
-            gathered(params, shardings.params), carry.replace(**together), *rest
-        )
+        with memory_split_over(by_row):
+            value, (after, metrics) = method.loss(gathered(params, shardings.params), carry.replace(**together), *rest)
         # What the loss hands on untouched need not be split once more.
         kept = {id(whole): part for whole, part in zip(*map(jax.tree.leaves, (together, split)), strict=True)}
         return value, (jax.tree.map(lambda x: kept.get(id(x), x), after), metrics)
