@@ -41,6 +41,11 @@ def data_mesh(devices: list[jax.Device] | None = None, *, model: int = 1) -> Mes
     return Mesh(np.asarray(devices).reshape(-1, model), (DATA, MODEL), axis_types=(AxisType.Auto,) * 2)
 
 
+def model_axis() -> int:
+    """Length of the ambient mesh's axis `model`, as the training step says; 1 without."""
+    return dict(jax.sharding.get_abstract_mesh().shape).get(MODEL, 1)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, P())
