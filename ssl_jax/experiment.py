@@ -21,7 +21,8 @@ from ssl_jax.checks import check_positive
 from ssl_jax.core import Method, TrainState, UserError
 from ssl_jax.evaluation import embed
 from ssl_jax.micro_batches import gradient_accumulation, gradient_caching
-from ssl_jax.sharding import DATA, REPLICATED, Rules, data_mesh, rules_of
+from ssl_jax.sharding import DATA, data_mesh
+from ssl_jax.sharding_rules import REPLICATED, Rules, rules_of
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RECIPES = (  # of ssl_jax.augment, one a line

@@ -10,7 +10,8 @@ from jaxtyping import Array, Int, Key, PRNGKeyArray
 
 from ssl_jax.core import Carry, Method, Metrics, PyTree, TrainState
 from ssl_jax.losses import memory_split_over
-from ssl_jax.sharding import DATA, REPLICATED, Rules, data_mesh, gathered, replicated, state_shardings
+from ssl_jax.sharding import DATA, data_mesh, replicated
+from ssl_jax.sharding_rules import REPLICATED, Rules, gathered, state_shardings
 
 Views = Callable[[Key[Array, " b"], Array], PyTree]
 Step = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
@@ -40,7 +41,7 @@ def init_state(
 ) -> TrainState:
     """Initialise a run from a seed and an example batch, of which only shapes matter.
 
-    Every device holds the whole state, or what `sharding.state_shardings` says by the rules `sharding`. Two examples
+    Every device holds the whole state, or what `state_shardings` says by the rules `sharding`. Two examples
     are enough: no statistic of the batch enters the initial state.
     """
     mesh = mesh or data_mesh()
@@ -108,7 +109,7 @@ def make_train_step(
       views: `(keys [b], image uint8 [b h w c]) -> views`, run on the accelerator inside the step; None if the batch
         brings its own `"views"`.
       mesh: devices; the batch is expected to be split over its `data` axis (`sharding.put`).
-      sharding: rules by which the state is split, see `sharding.state_shardings`; those that `init_state` was given.
+      sharding: rules by which the state is split, see `sharding_rules.state_shardings`; as `init_state` was given.
 
     The loss sees the global batch: batch norm, means and negatives are global by construction, whatever the devices.
     It is traced with the mesh as the ambient one, so that losses can find it (`losses.ntxent` for its ring).

@@ -9,7 +9,8 @@ from jax.sharding import Mesh
 
 from ssl_jax import data
 from ssl_jax.core import Carry, Method, Metrics, PyTree, TrainState, UserError
-from ssl_jax.sharding import REPLICATED, Rules, check_divisible, data_mesh, put, replicated, state_shardings
+from ssl_jax.sharding import check_divisible, data_mesh, put, replicated
+from ssl_jax.sharding_rules import REPLICATED, Rules, state_shardings
 from ssl_jax.train_step import Step, Views, init_state, make_train_step, with_views
 
 
@@ -42,7 +43,7 @@ def train(
       steps: total, counted from the run's very start.
       seed: of initialisation, order and augmentation.
       mesh: devices; all by default.
-      sharding: rules by which the state is split over them, see `sharding.state_shardings`.
+      sharding: rules by which the state is split over them, see `sharding_rules.state_shardings`.
       state: where to go on from. Its buffers are donated: use the yielded state instead.
       rounds: parts of equal length that the run falls into; between them comes `method.refresh`, and the optimizer
         with its schedules starts anew. A run saved at such a boundary has not been refreshed yet.

@@ -1,4 +1,4 @@
-"""A memory that is split over devices and stays there: what is asked of it travels, which is a batch, and no entry does.
+"""A memory that is split over devices and stays there: a batch of queries travels, and no entry of it does.
 
 Every device compares all queries with its own part of the memory, and a few numbers per query are put together. That
 is what distributed retrieval does; a ring (`streaming`) would move the memory, which is the larger by far.

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 
 from ssl_jax.core import UserError
 
