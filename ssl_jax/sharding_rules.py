@@ -9,6 +9,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -65,7 +66,7 @@ def wide(rest: str | None) -> Rules:
     )
 
 
-def rules_of(name: str, *, own: Rules = (), model: int = 1) -> Rules:
+def rules_of(name: str, *, own: Sequence[Any] = (), model: int = 1) -> Rules:
     """The rules of a name, `replicated` or `fsdp`, after one's own, on a mesh whose axis `model` is so long.
 
     Raises:
@@ -77,7 +78,7 @@ def rules_of(name: str, *, own: Rules = (), model: int = 1) -> Rules:
     return (*map(_read, own), *(wide(DATA if split else None) if model > 1 else ()), *(FSDP if split else REPLICATED))
 
 
-def _read(rule: object) -> Rule:
+def _read(rule: Any) -> Rule:
     """A rule as the command line gives it."""
     if isinstance(rule, tuple) and len(rule) == 2:
         pattern, spec = rule
