@@ -73,13 +73,11 @@ def intro() -> list[str]:
     return [
         "# State and messages per device",
         "",
-        "`python -m benchmarks.sharding --write`: MoCo on a ViT of four blocks of width 256 (3.3 million parameters), a "
-        "queue of 32,768 x 128 and AdamW, in",
-        f"a step of {BATCH} images of 32 pixels, float32. Read off the compiled program for virtual CPU devices (jax "
-        f"{jax.__version__}): the state that each device",
-        "holds, the temporary memory of a step, and what each device sends in a step if collectives go round a ring. CPU "
-        "programs have an all-reduce",
-        "and a slice where TPUs and GPUs may have a reduce-scatter, of half its bytes.",
+        "`python -m benchmarks.sharding --write`: MoCo on a ViT of four blocks of width 256 (3.3 million parameters),",
+        f"a queue of 32,768 x 128 and AdamW; a step of {BATCH} images of 32 pixels, float32. Read off the compiled",
+        f"program for virtual CPU devices (jax {jax.__version__}): the state that each device holds, the temporary",
+        "memory of a step, and what each device sends in it if collectives go round a ring. CPU programs have an",
+        "all-reduce and a slice where other platforms may have a reduce-scatter, of half its bytes.",
     ]
 
 

@@ -219,7 +219,7 @@ def test_rules_that_can_not_be(own, text):
 
 
 def test_names_and_meshes_that_are_none():
-    with pytest.raises(UserError, match="config.sharding is replicated or fsdp, not 'zero'"):
+    with pytest.raises(UserError, match=r"config\.sharding is replicated or fsdp, not 'zero'"):
         rules_of("zero")
     with pytest.raises(UserError, match=r"model axis of 3 does not fit 8 device\(s\); it may have 1, 2, 4, 8"):
         data_mesh(model=3)
