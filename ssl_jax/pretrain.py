@@ -106,7 +106,10 @@ def _checked(config: ConfigDict, directory: pathlib.Path) -> Experiment:
     mesh = data_mesh(model=config.model_parallel)
     check_divisible(config.batch_size, mesh)
     check_micro_batches(config, mesh)
-    return build(config, directory=directory)
+    experiment = build(config, directory=directory)
+    if config.sharding_rules:  # whether they fit shows where the state's arrays are known
+        jax.eval_shape(lambda: initial_state(experiment.method, experiment.source, **experiment.parts))
+    return experiment
 
 
 def silent(text: str) -> None:

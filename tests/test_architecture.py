@@ -37,6 +37,7 @@ FLOORS = [
         "report",
         "schedules",
         "sharding",
+        "sharding_rules",
         "small_data",
     },
     {"methods"},
