@@ -44,6 +44,10 @@ def base(method: str) -> ConfigDict:
 
     # From here on nothing changes the training itself, so a run may be continued with other values.
     c.max_damaged = 0.01  # share of the images that may be damaged before the run stops
+    c.sharding = "replicated"  # the state on every device, or split over them: fsdp (docs/scaling.md)
+    c.sharding_rules = ()  # one's own before those: (("queue$", ("data",)), ...), patterns of paths and mesh axes
+    c.model_parallel = 1  # devices that share wide layers; the others share the batch
+    c.remat = "none"  # computed again for the gradient: blocks of ResNets and ViTs, or dots, all but their products
     c.log_every = 50  # steps between lines of progress and metrics
     c.checkpoint_every = 1000  # steps; the end is always saved
     c.keep_checkpoints = 2

@@ -26,8 +26,8 @@ def advice(config: Any, topology: Topology, memory: dict[str, Any]) -> list[str]
     state = sum(count for kind, count in kinds.items() if kind != "activations and temporaries")
     activations = memory["total"] - state
     said = []
-    if state > room:
-        said.append(f"Parameters and optimizer alone take {state / GIB:.1f} GiB on every device: shard them.")
+    if state > 0.5 * room and config.sharding == "replicated":
+        said.append(f"--config.sharding=fsdp splits the {state / GIB:.1f} GiB of state that every device has.")
     if config.dtype == "float32":
         said.append("--config.dtype=bfloat16 halves activations.")
     devices = topology.devices

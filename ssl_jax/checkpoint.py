@@ -82,14 +82,19 @@ class Checkpoints:
 
         Raises:
           Damaged: the checkpoint can't be read, or its bits are not those that were saved.
-          UserError: there is no such checkpoint, or it is of a later version of this library.
+          UserError: there is no such checkpoint, its arrays are others than those of `like`, or it is of a later
+            version of this library. Where arrays lie may differ.
         """
         if step not in self.steps():
             raise UserError(f"There is no checkpoint of step {step}; there are {self.steps() or 'none'}.")
         expected = self._digests(step)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
-        restored = self._read(step, **items, position=ocp.args.JsonRestore())
+        try:
+            restored = self._read(step, **items, position=ocp.args.JsonRestore())
+        except Damaged as error:
+            self._check_same_arrays(step, abstract)
+            raise error from error.__cause__
         trees, position = {name: restored[name] for name in like}, restored["position"]
         made = seal(trees, position)["digests"] if expected else {}
         wrong = [name for name, value in made.items() if expected.get(name) != value]
@@ -126,6 +131,27 @@ class Checkpoints:
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise
             raise self._damaged(step, next(iter(str(error).splitlines()), "")[:200] or repr(error)) from error
+
+    def _check_same_arrays(self, step: int, like: dict[str, PyTree]) -> None:
+        """Raise a `UserError` that names arrays which are not like those in a checkpoint, as far as it can be read."""
+        differ = []
+        for name, tree in like.items():
+            try:
+                with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                    found = reader.metadata(self._manager.directory / str(step) / name)
+                saved = shapes(found.item_metadata.tree)
+            except Exception:  # damaged, then, and told already
+                continue
+            here = shapes(tree)
+            for path in sorted(here.keys() | saved.keys(), key=lambda path: (not path.startswith("params"), path)):
+                if here.get(path) != saved.get(path) and path != "rng":  # random keys are saved as their numbers
+                    differ.append(f"{path} is {saved.get(path, 'not there')}, here {here.get(path, 'none')}")
+        if differ:
+            more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
+            raise UserError(
+                f"The checkpoint {self._manager.directory / str(step)} is of another model or optimizer: "
+                f"{'; '.join(differ[:5])}{more}. Use the config that it was made with."
+            )
 
     def _damaged(self, step: int, reason: str) -> Damaged:
         return Damaged(f"The checkpoint {self._manager.directory / str(step)} is damaged or incomplete: {reason}.")
@@ -205,6 +231,12 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+
+
+def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a tree, by its path."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape) for path, x in leaves}
 
 
 def seal(trees: dict[str, PyTree], position: dict[str, Any]) -> dict[str, Any]:

@@ -44,13 +44,17 @@ def config_of(record: dict[str, Any]) -> ConfigDict:
 def load_run(directory: str | pathlib.Path, *, step: int | None = None) -> tuple[Experiment, TrainState, TrainState]:
     """Rebuild a run: `(experiment, trained state, state at step 0)`; `step` None is the newest checkpoint.
 
+    Every device has the whole state, wherever the run kept it.
+
     Raises:
       UserError: no run, no checkpoint, or none of that step.
     """
     from ssl_jax.checkpoint import Checkpoints  # orbax is heavy
 
     directory = pathlib.Path(directory)
-    experiment = build(config_of(workdir.read_run(directory)), directory=directory)
+    config = config_of(workdir.read_run(directory))
+    config.update(sharding="replicated", sharding_rules=(), model_parallel=1)
+    experiment = build(config, directory=directory)
     none = UserError(f"There is no checkpoint in {directory / 'checkpoints'}: none is saved yet, or they are gone.")
     if not (directory / "checkpoints").is_dir():
         raise none

@@ -22,7 +22,8 @@ from ssl_jax.core import Method, TrainState, UserError
 from ssl_jax.data.lazy import LazySource
 from ssl_jax.evaluation import embed
 from ssl_jax.micro_batches import gradient_accumulation, gradient_caching
-from ssl_jax.sharding import data_mesh
+from ssl_jax.sharding import DATA, data_mesh
+from ssl_jax.sharding_rules import REPLICATED, Rules, rules_of
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RECIPES = (  # of ssl_jax.augment, one a line
@@ -56,6 +57,7 @@ class Experiment:
       prepare: `uint8 [b h w c] -> float`, for evaluation.
       steps: length of the run.
       mesh: devices.
+      sharding: rules by which the state is split over them.
       teacher: a frozen network that the method learns from, if the config has one.
     """
 
@@ -69,12 +71,19 @@ class Experiment:
     prepare: Callable
     steps: int
     mesh: Mesh
+    sharding: Rules = REPLICATED
     teacher: teachers.Teacher | None = None
 
     @property
     def parts(self) -> dict[str, Any]:
         """Keyword arguments that `training.train` and `training.initial_state` have in common."""
-        return {"tx": self.tx, "views": self.views, "seed": self.config.seed, "mesh": self.mesh}
+        return {
+            "tx": self.tx,
+            "views": self.views,
+            "seed": self.config.seed,
+            "mesh": self.mesh,
+            "sharding": self.sharding,
+        }
 
     def embed(
         self, state: TrainState, source: data.Source, *, encoder: str = "student", layer: str | None = None
@@ -166,8 +175,13 @@ def encoder_dtype(config: ConfigDict) -> Any:
 
 
 def build_encoder(config: ConfigDict) -> nn.Module:
-    """The encoder, with the config's dtype."""
-    return nets.create(config.encoder, **config.encoder_args, dtype=encoder_dtype(config))
+    """The encoder, with the config's dtype, and what it computes again for its gradient."""
+    encoder = nets.create(config.encoder, **config.encoder_args, dtype=encoder_dtype(config))
+    if config.remat == "none":
+        return encoder
+    if not hasattr(encoder, "remat"):
+        raise UserError(f"The encoder {config.encoder} has no blocks to compute again; use --config.remat=none.")
+    return encoder.clone(remat=config.remat)
 
 
 def build_method(
@@ -205,12 +219,12 @@ def in_micro_batches(method: Method, config: ConfigDict) -> Method:
 
 def check_micro_batches(config: ConfigDict, mesh: Mesh) -> None:
     """Raise a `UserError` if micro-batches would not be of one size on every device."""
-    count = config.micro_batches
+    count, devices = config.micro_batches, mesh.shape[DATA]
     check_positive(micro_batches=count)
-    if count > 1 and config.batch_size % (count * mesh.size):
-        fits = [n for n in range(1, config.batch_size + 1) if config.batch_size % (n * mesh.size) == 0]
+    if count > 1 and config.batch_size % (count * devices):
+        fits = [n for n in range(1, config.batch_size + 1) if config.batch_size % (n * devices) == 0]
         raise UserError(
-            f"The batch size {config.batch_size} does not fall into {count} micro-batches on {mesh.size} device(s); "
+            f"The batch size {config.batch_size} does not fall into {count} micro-batches on {devices} device(s); "
             f"--config.micro_batches may be {', '.join(map(str, fits))}."
         )
 
@@ -339,7 +353,7 @@ def build(
       source: takes the place of the data that the config names.
       teacher: likewise of the teacher.
     """
-    mesh = data_mesh(devices)
+    mesh = data_mesh(devices, model=config.model_parallel)
     positive = ("batch_size", "rounds", "log_every", "checkpoint_every", "keep_checkpoints", "knn_bank", "knn_queries")
     check_positive(**{name: config[name] for name in positive})
     check_positive(max_skipped_steps=config.max_skipped_steps)
@@ -364,5 +378,6 @@ def build(
         prepare=seen.prepare,
         steps=steps,
         mesh=mesh,
+        sharding=rules_of(config.sharding, own=config.sharding_rules, model=config.model_parallel),
         teacher=teacher,
     )

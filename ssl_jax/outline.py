@@ -83,11 +83,11 @@ def outline(config: Any, *, examples: int | None = None, classes: int | None = N
         raise UserError(f"The images of {config.data} are of several sizes; set --config.image_size.")
     if examples is None:
         parts = splits.parse(config.train_split)
-        if {base for base, _, _ in parts} != {"train"}:
+        if any(part.name != "train" or part.ids for part in parts):
             raise UserError(
                 f"How many images {config.data} has in {config.train_split!r} is not known; give --examples."
             )
-        spans = [splits.span(total, start, stop, config.train_split) for _, start, stop in parts]
+        spans = [splits.span(total, part.start, part.stop, config.train_split) for part in parts]
         examples = sum(last - first for first, last in spans)
     classes = number if classes is None else classes
     return Outline(f"{config.data} {config.train_split}", examples, classes, (side, side, channels))

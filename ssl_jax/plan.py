@@ -22,13 +22,16 @@ def estimate(step: Step, topology: Topology) -> dict[str, Any]:
     jaxpr = costs.trace(step.function, step.state, step.batch)
     kinds = memory_by_kind(step)
     # What is as large as the parameters is on every device (gradient, update); the rest grows with the batch.
-    whole = 2 * kinds["parameters"]
+    parameters = sum(map(costs.nbytes, jax.tree.leaves(step.state.params)))
+    whole = 2 * parameters
     split = max(costs.peak(jaxpr, platform) - whole, 0) / topology.devices
     kinds["activations and temporaries"] = round(whole + split)
-    gradient, each = kinds["parameters"], topology.devices // topology.slices
-    found = [Collective("all-reduce", gradient, topology.devices, 1, True)] if topology.devices > 1 else []
+    each = topology.devices // topology.slices
+    found = [Collective("all-reduce", parameters, topology.devices, 1, True)] if topology.devices > 1 else []
+    if kinds["parameters"] < parameters:  # they are split, and come together for the step
+        found.append(Collective("all-gather", parameters, topology.devices, 1, True))
     if topology.slices > 1:  # each device passes its share on to the next slice
-        found.append(Collective("send", gradient // each, 2, 1, True))
+        found.append(Collective("send", parameters // each, 2, 1, True))
     return {
         "memory": kinds,
         "flops": costs.flops(jaxpr, platform),

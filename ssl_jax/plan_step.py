@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 from ssl_jax import costs, outline
 from ssl_jax.core import PyTree
 from ssl_jax.experiment import Experiment, build, build_method, check_micro_batches
-from ssl_jax.sharding import by_example, check_divisible, data_mesh, replicated
+from ssl_jax.sharding import by_example, check_divisible, data_mesh
+from ssl_jax.sharding_rules import REPLICATED, state_shardings
 from ssl_jax.train_step import gradients, init_state, make_train_step, with_views
 from ssl_jax.training import for_step
 
@@ -55,10 +56,13 @@ def step_for(config: ConfigDict, devices: list[Any], **numbers: int | None) -> S
         name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=by_example(mesh))
         for name, x in row.items()
     }
-    here = {**experiment.parts, "mesh": data_mesh(jax.devices()[:1])}  # an initial state can't be made elsewhere
-    state = jax.eval_shape(lambda: init_state(method, batch=row, **here))
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), state)
-    return Step(experiment, make_train_step(method, experiment.tx, views=views, mesh=mesh), state, batch)
+    # An initial state can't be made elsewhere.
+    here = {**experiment.parts, "mesh": data_mesh(jax.devices()[:1]), "sharding": REPLICATED}
+    shapes, rules = jax.eval_shape(lambda: init_state(method, batch=row, **here)), experiment.sharding
+    places = state_shardings(shapes, rules, mesh)
+    state = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, places)
+    function = make_train_step(method, experiment.tx, views=views, mesh=mesh, sharding=rules)
+    return Step(experiment, function, state, batch)
 
 
 def nowhere(count: int) -> list[Any]:
@@ -97,8 +101,8 @@ def model_flops(step: Step, platform: str) -> float:
     teacher = outline.teacher(config, experiment.source)
     method = build_method(config, experiment.source, steps=experiment.steps, teacher=teacher)
     batch = jax.eval_shape(functools.partial(with_views, experiment.views), step.state.rng, step.batch)
-    mesh = experiment.mesh
-    jaxpr = costs.trace(lambda state, batch: gradients(method, None, state, batch, mesh), step.state, batch)
+    places = experiment.mesh, experiment.sharding
+    jaxpr = costs.trace(lambda state, batch: gradients(method, None, state, batch, *places), step.state, batch)
     return costs.flops(jaxpr, platform)
 
 

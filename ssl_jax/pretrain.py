@@ -104,9 +104,13 @@ def pretrain(
 
 
 def _checked(config: ConfigDict, directory: pathlib.Path) -> Experiment:
-    check_divisible(config.batch_size, data_mesh())
-    check_micro_batches(config, data_mesh())
-    return build(config, directory=directory)
+    mesh = data_mesh(model=config.model_parallel)
+    check_divisible(config.batch_size, mesh)
+    check_micro_batches(config, mesh)
+    experiment = build(config, directory=directory)
+    if config.sharding_rules:  # whether they fit shows where the state's arrays are known
+        jax.eval_shape(lambda: initial_state(experiment.method, experiment.source, **experiment.parts))
+    return experiment
 
 
 def silent(text: str) -> None:

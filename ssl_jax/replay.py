@@ -65,7 +65,7 @@ def parts(experiment: Experiment, state: TrainState, batch: data.Examples) -> li
     def run(state: TrainState, batch: PyTree) -> list[PyTree]:
         view_rng, _ = jax.random.split(jax.random.fold_in(state.rng, state.step))
         seen = with_views(views, view_rng, batch)["views"]
-        loss, carry, metrics, grads = gradients(method, views, state, batch, experiment.mesh)
+        loss, carry, metrics, grads = gradients(method, views, state, batch, experiment.mesh, experiment.sharding)
         with jax.numpy_dtype_promotion("standard"):  # as in `train_step`
             updates, _ = experiment.tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from ssl_jax import data
 from ssl_jax.core import Carry, Method, Metrics, PyTree, TrainState, UserError
 from ssl_jax.sharding import check_divisible, data_mesh, put, replicated
+from ssl_jax.sharding_rules import REPLICATED, Rules, state_shardings
 from ssl_jax.train_step import Step, Views, init_state, make_train_step, with_views
 
 
@@ -36,6 +37,7 @@ def train(
     steps: int,
     seed: int = 0,
     mesh: Mesh | None = None,
+    sharding: Rules = REPLICATED,
     state: TrainState | None = None,
     rounds: int = 1,
     step: Step | None = None,
@@ -55,6 +57,7 @@ def train(
       steps: total, counted from the run's very start.
       seed: of initialisation, order and augmentation.
       mesh: devices; all by default.
+      sharding: rules by which the state is split over them, see `sharding_rules.state_shardings`.
       state: where to go on from. Its buffers are donated: use the yielded state instead.
       rounds: parts of equal length that the run falls into; between them comes `method.refresh`, and the optimizer
         with its schedules starts anew. A run saved at such a boundary has not been refreshed yet.
@@ -73,8 +76,10 @@ def train(
         raise UserError(f"{method.name} does not work in rounds: use rounds=1.")
     start = 0 if state is None else int(state.step)
     if state is None:
-        state = initial_state(method, source, tx=tx, views=views, seed=seed, mesh=mesh)
-    step = step or make_train_step(method, tx, views=views, mesh=mesh)
+        state = initial_state(method, source, tx=tx, views=views, seed=seed, mesh=mesh, sharding=sharding)
+    elif sharding:
+        state = jax.device_put(state, state_shardings(state, sharding, mesh))
+    step = step or make_train_step(method, tx, views=views, mesh=mesh, sharding=sharding)
     batches = data.batches(
         source,
         batch_size=batch_size,
@@ -92,7 +97,15 @@ def train(
         for at in range(start, steps):
             if at in boundaries:
                 state = begin_round(
-                    method, state, source, tx=tx, views=views, batch_size=batch_size, seed=seed, mesh=mesh
+                    method,
+                    state,
+                    source,
+                    tx=tx,
+                    views=views,
+                    batch_size=batch_size,
+                    seed=seed,
+                    mesh=mesh,
+                    sharding=sharding,
                 )
             asked = time.perf_counter()
             batch = next(batches)
@@ -116,10 +129,11 @@ def initial_state(
     views: Views | None,
     seed: int = 0,
     mesh: Mesh | None = None,
+    sharding: Rules = REPLICATED,
 ) -> TrainState:
     """The state at step 0 for images shaped as those of `source`."""
     example = for_step(method, next(data.epoch(source, batch_size=1)))
-    return init_state(method, tx, example, views=views, seed=seed, mesh=mesh)
+    return init_state(method, tx, example, views=views, seed=seed, mesh=mesh, sharding=sharding)
 
 
 def for_step(method: Method, batch: dict) -> dict:
@@ -151,6 +165,7 @@ def begin_round(
     batch_size: int,
     seed: int,
     mesh: Mesh,
+    sharding: Rules = REPLICATED,
 ) -> TrainState:
     """The state after `method.refresh`, with a new optimizer state; a pure function of the state and the data."""
     rng = jax.random.fold_in(jax.random.fold_in(state.rng, state.step), 2)  # the step itself takes 0 and 1
@@ -173,7 +188,12 @@ def begin_round(
     def renew(params: PyTree, carry: Carry) -> tuple[PyTree, Carry, PyTree]:
         return params, carry, tx.init(params)
 
-    params, carry, opt_state = jax.jit(renew, out_shardings=replicated(mesh))(params, carry)
+    places: PyTree = replicated(mesh)
+    if sharding:
+        after = state.replace(params=params, carry=carry, opt_state=jax.eval_shape(tx.init, params))
+        split = state_shardings(after, sharding, mesh)
+        places = split.params, split.carry, split.opt_state
+    params, carry, opt_state = jax.jit(renew, out_shardings=places)(params, carry)
     return state.replace(params=params, carry=carry, opt_state=opt_state)
 
 

@@ -19,9 +19,11 @@ from ssl_jax import hosts
 from ssl_jax.core import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+PLACEMENT = ("sharding", "sharding_rules", "model_parallel", "remat")  # fields that change rounding, and no more
 # Fields of a config that don't change what is trained, so that a run may go on with other values. What comes of
 # `host_crop` and `decoder` does, and is part of the data's fingerprint.
 ONLOOKERS = (
+    *PLACEMENT,
     "host_crop",
     "decoder",
     "max_damaged",
@@ -43,6 +45,10 @@ LATER = {
     "host_crop": "no",
     "decoder": "auto",
     "max_damaged": 1.0,
+    "sharding": "replicated",
+    "sharding_rules": [],
+    "model_parallel": 1,
+    "remat": "none",
 }
 
 
@@ -80,7 +86,8 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged: {error}.") from error
-    return {**record, "config": {**LATER, **record["config"]}}
+    config = {**LATER, **record["config"]}
+    return {**record, "config": config, "placement": {name: config[name] for name in PLACEMENT}}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -138,6 +145,7 @@ def describe_run(config: ConfigDict, *, command: list[str], source_name: str, fi
         "versions": versions(),
         "devices": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "processes": jax.process_count(),
+        "placement": {name: plain(config[name]) for name in PLACEMENT},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "data": {"train": source_name, "fingerprint": fingerprint},
         "git": _git_commit(),
@@ -174,7 +182,7 @@ def open_workdir(workdir: pathlib.Path, record: dict[str, Any]) -> bool:
     return True
 
 
-ENVIRONMENT = ("versions", "devices", "processes", "xla_flags", "git", "command")
+ENVIRONMENT = ("versions", "devices", "processes", "placement", "xla_flags", "git", "command")
 
 
 def note_environment(workdir: pathlib.Path, record: dict[str, Any], *, step: int) -> None:

@@ -40,6 +40,7 @@ FLOORS = [
         "report",
         "schedules",
         "sharding",
+        "sharding_rules",
         "small_data",
     },
     {"methods"},

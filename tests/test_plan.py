@@ -148,7 +148,9 @@ def test_advice_is_of_what_helps():
     assert (refused["fits"], refused["total"]) == (False, 40 * 2**30)
     assert advice.advice(config, topology, refused)[1].startswith("--config.micro_batches=4 ")
     alone = advice.fits({"parameters": 2**35, "activations and temporaries": 1}, topology, None)
-    assert "shard them" in advice.advice(config, topology, alone)[0]
+    assert advice.advice(config, topology, alone)[0].startswith("--config.sharding=fsdp splits the 32.0 GiB of state")
+    config.sharding = "fsdp"
+    assert "fsdp" not in advice.advice(config, topology, alone)[0]
 
 
 def test_what_a_compiler_says_of_memory():

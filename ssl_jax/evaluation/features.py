@@ -33,6 +33,8 @@ def teacher_of(params: PyTree, carry: Carry) -> tuple[PyTree, Carry]:
 @functools.lru_cache(maxsize=8)
 def _encoder(method: Method, prepare: Callable, layers: tuple[str | None, ...], mesh: Mesh) -> Callable:
     def run(params: PyTree, carry: Carry, image: jax.Array) -> list[jax.Array]:
+        # A state that is split comes together here; what is not used of it stays where it is.
+        params, carry = jax.lax.with_sharding_constraint((params, carry), replicated(mesh))
         pooled, maps = method.encode(params, carry, prepare(image))
         return [select(pooled, maps, layer) for layer in layers]
 

@@ -19,6 +19,7 @@ from ssl_jax.losses.ntxent import ntxent
 from ssl_jax.losses.pixels import inside_and_outside, masked_patch_error, normalize_patches, pixel_error
 from ssl_jax.losses.prototypes import cross_view_entropy, entropy, masked_cross_entropy, soft_targets, usage
 from ssl_jax.losses.regression import cosine, negative_cosine, normalized_mse
+from ssl_jax.losses.resident import logsumexp_over_resident, memory_mesh, memory_split_over, nearest
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.losses.soft_labels import soft_labels
 from ssl_jax.losses.streaming import logsumexp_of_others, logsumexp_over_keys
@@ -47,9 +48,13 @@ __all__ = [
     "l2_normalize",
     "logsumexp_of_others",
     "logsumexp_over_keys",
+    "logsumexp_over_resident",
     "masked_cross_entropy",
     "masked_patch_error",
+    "memory_mesh",
+    "memory_split_over",
     "nce",
+    "nearest",
     "negative_cosine",
     "normalize_patches",
     "normalized_mse",

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from ssl_jax.losses.classification import accuracy, cross_entropy
 from ssl_jax.losses.forms import choose_form
 from ssl_jax.losses.normalize import at_least_float32, l2_normalize
+from ssl_jax.losses.resident import logsumexp_over_resident, memory_mesh
 from ssl_jax.losses.streaming import logsumexp_over_keys
 
 
@@ -89,7 +90,8 @@ def infonce_with_accuracy(
       temperature: divides the similarities; > 0.
       form: how to go through the logits: "dense" holds them all, "tiled" b x 256 of them at a time, "ring" a device's
         share of that, while keys or negatives go round the devices. "auto" takes dense up to 2^26 logits (MoCo's queue
-        of 65,536 at a batch of 1,024), and then ring on several devices, tiled on one.
+        of 65,536 at a batch of 1,024), and then ring on several devices, tiled on one. Negatives that are split over
+        devices (`resident.memory_split_over`) stay where they are under "auto" and "tiled": queries go to them.
       mesh: devices for the ring, with an axis `data`; None takes what `jax.set_mesh` or the training step has set.
 
     Returns:
@@ -99,13 +101,19 @@ def infonce_with_accuracy(
       UserError: the form is unknown, or ring is asked for without a mesh, or with one that does not divide.
     """
     columns = len(key) if negatives is None else len(negatives)
+    resident = memory_mesh(columns) if form in ("auto", "tiled") and negatives is not None else None
+    if resident is not None:
+        form = "tiled"
     form, ring = choose_form(form, rows=len(query), columns=columns, mesh=mesh)
     if form == "dense":
         return _dense(query, key, negatives, temperature)
     query, key = l2_normalize(at_least_float32(query)), l2_normalize(at_least_float32(key))
     positive = jnp.sum(query * key, axis=-1) / temperature
     others = key if negatives is None else negatives.astype(query.dtype)
-    lse, largest = logsumexp_over_keys(query / temperature, others, but_own=negatives is None, mesh=ring)
+    if resident is not None:
+        lse, largest = logsumexp_over_resident(query / temperature, others, mesh=resident)
+    else:
+        lse, largest = logsumexp_over_keys(query / temperature, others, but_own=negatives is None, mesh=ring)
     hits = jnp.mean((positive > largest).astype(jnp.float32))
     return jnp.mean(jnp.logaddexp(positive, lse) - positive), hits
 

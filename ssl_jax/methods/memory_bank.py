@@ -86,7 +86,12 @@ def memory_bank(
         memory = lax.stop_gradient(carry.memory)
         slots = memory["slots"].astype(feature.dtype)
         own = jnp.sum(feature * jnp.repeat(slots[ids], v, axis=0), axis=1)
-        if noise is None:
+        mesh = losses.memory_mesh(examples)
+        if noise is None and mesh is not None:
+            value = jnp.mean(
+                losses.logsumexp_over_resident(feature / temperature, slots, mesh=mesh)[0] - own / temperature
+            )
+        elif noise is None:
             logits = jnp.matmul(feature, slots.T, precision="highest") / temperature
             value = jnp.mean(jax.nn.logsumexp(logits, axis=1) - own / temperature)
         else:

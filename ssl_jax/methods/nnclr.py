@@ -90,7 +90,7 @@ def nnclr(
         pooled, z1, p1, state = forward(params, carry.model_state, views[:, 0], rngs[0])
         _, z2, p2, state = forward(params, state, views[:, 1], rngs[1])
         z1, z2 = (lax.stop_gradient(losses.l2_normalize(losses.at_least_float32(z))) for z in (z1, z2))
-        near1, near2 = (neighbours(z, lax.stop_gradient(memory["queue"])) for z in (z1, z2))
+        near1, near2 = (losses.nearest(z, memory["queue"]) for z in (z1, z2))
         value, hits = losses.infonce_with_accuracy(near1, p2, temperature=temperature, form=form)
         value = (value + losses.infonce_in_batch(near2, p1, temperature=temperature, form=form)) / 2
         queue, pointer = enqueue(memory["queue"], memory["pointer"], z1)
@@ -103,9 +103,3 @@ def nnclr(
         return value, (carry.replace(model_state=state, memory={"queue": queue, "pointer": pointer}), metrics)
 
     return Method(name="nnclr", init=init, loss=loss, encode=functional.encode_with(encoder))
-
-
-def neighbours(z, queue):
-    """Of every row of `z` [b d] the entry of the queue [k d] with the largest inner product, `[b d]`."""
-    similarity = jnp.matmul(z, queue.T.astype(z.dtype), precision="highest")
-    return queue[jnp.argmax(similarity, axis=1)].astype(z.dtype)

@@ -14,6 +14,7 @@ from ssl_jax.core import UserError
 from ssl_jax.nets.conv import Conv
 from ssl_jax.nets.norm import norm_layer
 from ssl_jax.nets.pooling import grid_average, max_pool
+from ssl_jax.nets.remat import recomputed
 
 BLOCKS = {
     18: (2, 2, 2, 2),
@@ -78,6 +79,7 @@ class ResNet(nn.Module):
       bn_groups: groups of the batch with statistics of their own, see `BatchNorm`.
       zero_init_residual: begin with residual branches that give zero (Goyal et al., 2017, arXiv:1706.02677).
       dtype: of the arithmetic and of the maps. Parameters and the pooled features are float32.
+      remat: what of the blocks is computed again for the gradient, see `recomputed`.
     """
 
     depth: int = 50
@@ -92,6 +94,7 @@ class ResNet(nn.Module):
     bn_groups: int = 1
     zero_init_residual: bool = False
     dtype: DTypeLike = jnp.float32
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -103,9 +106,10 @@ class ResNet(nn.Module):
         widths = self.stage_widths or tuple(self.base_width * 2**i for i in range(4))
         x = self._stem(x, train)
         maps = {"stem": x}
+        make = recomputed(Block, self.remat)
         for stage, count in enumerate(self.blocks or BLOCKS[self.depth]):
             for block in range(count):
-                x = Block(
+                x = make(
                     width=self.width * widths[stage],
                     stride=2 if stage > 0 and block == 0 else 1,
                     bottleneck=self.depth >= 50,

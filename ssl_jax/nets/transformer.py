@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from ssl_jax.nets.pointwise import gelu, remembered, softmax
 from ssl_jax.nets.precision import at_least_float32
+from ssl_jax.sharding import model_axis
 
 SMALL = nn.initializers.normal(0.02)  # DINO and timm cut this normal at +-2, a hundred standard deviations
 
@@ -58,18 +59,29 @@ class LayerNorm(nn.Module):
 
 
 class Dense(nn.Module):
-    """Linear layer with bias; weights begin normal with deviation 0.02, biases at zero."""
+    """Linear layer with bias; weights begin normal with deviation 0.02, biases at zero.
+
+    With `heads`, for queries, keys and values that are stored one kind after the other, each head by head: they come
+    one head after the other, so that an axis of the mesh can split them by head.
+    """
 
     features: int
     dtype: DTypeLike = jnp.float32
+    heads: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         """Map tokens."""
         kernel = self.param("kernel", SMALL, (x.shape[-1], self.features), jnp.float32).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+        if self.heads:
+            kernel, bias = (self._by_head(a) for a in (kernel, bias))
         y = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel + bias[None]
         return y.reshape(*x.shape[:-1], self.features)
+
+    def _by_head(self, x: Array) -> Array:
+        kinds = x.reshape(*x.shape[:-1], 3, self.heads, -1)
+        return kinds.swapaxes(-2, -3).reshape(x.shape)
 
 
 class Attention(nn.Module):
@@ -86,7 +98,11 @@ class Attention(nn.Module):
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Mix tokens."""
         b, n, d = x.shape
-        qkv = Dense(3 * d, self.dtype, name="qkv")(x).reshape(b, n, 3, self.heads, d // self.heads)
+        if model_axis() > 1:  # moving weights into another order costs less there than moving tokens
+            qkv = Dense(3 * d, self.dtype, self.heads, name="qkv")(x).reshape(b, n, self.heads, 3, d // self.heads)
+            qkv = qkv.swapaxes(2, 3)
+        else:
+            qkv = Dense(3 * d, self.dtype, name="qkv")(x).reshape(b, n, 3, self.heads, d // self.heads)
         q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
         scores = jnp.einsum("bhqe,bhke->bhqk", q * (d // self.heads) ** -0.5, k)
         weights = softmax(scores.astype(at_least_float32(self.dtype)))

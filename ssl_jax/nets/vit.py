@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ssl_jax.core import UserError
 from ssl_jax.nets import positions
 from ssl_jax.nets.precision import at_least_float32
+from ssl_jax.nets.remat import recomputed
 from ssl_jax.nets.transformer import SMALL, Block, LayerNorm
 
 # Uniform in +-1 / sqrt(fan_in), torch's default for convolutions and what DINO and timm start the patch embedding with.
@@ -34,6 +35,7 @@ class ViT(nn.Module):
       freeze_patches: no gradient to the patch embedding (MoCo v3, arXiv:2104.02057).
       mask_token: have the parameter "mask_token", which stands for masked patches (iBOT); it starts at zero.
       dtype: of the arithmetic and of the maps. Parameters and the pooled features are float32.
+      remat: what of the blocks is computed again for the gradient, see `recomputed`.
     """
 
     patch: int = 16
@@ -47,6 +49,7 @@ class ViT(nn.Module):
     freeze_patches: bool = False
     mask_token: bool = False
     dtype: DTypeLike = jnp.float32
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -70,9 +73,10 @@ class ViT(nn.Module):
         b, p, q = x.shape[0], x.shape[1] // self.patch, x.shape[2] // self.patch
         norm = LayerNorm(dtype=self.dtype, name="norm")
         maps: dict[str, Array] = {}
+        make = recomputed(Block, self.remat)
         for i in range(self.depth):
             drop_path = self.drop_path * i / max(self.depth - 1, 1)
-            tokens = Block(self.heads, self.mlp_ratio, drop_path, self.dtype, name=f"block{i + 1}")(tokens, train)
+            tokens = make(self.heads, self.mlp_ratio, drop_path, self.dtype, name=f"block{i + 1}")(tokens, train)
             normed = norm(tokens)
             if keep is None:
                 maps[f"cls{i + 1}"] = normed[:, 0]
