@@ -1,7 +1,7 @@
 """A Slurm cluster of two nodes on this machine, for as long as a context lasts; all of it in one directory.
 
-`python tests/local_slurm.py COMMAND ...` runs a command that finds the cluster. It needs Debian's packages slurm-wlm and
-munge, and no special rights: nothing in /etc is read or written.
+`python tests/local_slurm.py COMMAND ...` runs a command that finds the cluster. It needs Debian's packages slurm-wlm
+and munge, and no special rights: nothing in /etc is read or written.
 """
 
 import contextlib
@@ -74,7 +74,9 @@ def cluster() -> Iterator[dict[str, str]]:
             stack.enter_context(_running(command, environment, folder))
             _until(lambda: munge["socket"].exists(), folder)
         idle = ["sinfo", "--noheader", "--states=idle", "--format=%D"]
-        _until(lambda: subprocess.run(idle, env=environment, capture_output=True, text=True).stdout.strip() == "2", folder)
+        _until(
+            lambda: subprocess.run(idle, env=environment, capture_output=True, text=True).stdout.strip() == "2", folder
+        )
         yield environment
 
 
@@ -91,7 +93,11 @@ def _write_config(folder: pathlib.Path) -> None:
         for node, port in zip(NODES, ports, strict=True)
     )
     text = CONFIG.format(
-        folder=folder, host=socket.gethostname().split(".")[0], user=getpass.getuser(), controller=controller, nodes=nodes
+        folder=folder,
+        host=socket.gethostname().split(".")[0],
+        user=getpass.getuser(),
+        controller=controller,
+        nodes=nodes,
     )
     (folder / "slurm.conf").write_text(text)
 
