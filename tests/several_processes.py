@@ -1,6 +1,8 @@
 """One of several processes: what they say to each other, and steps on one device each; `test_hosts.py` starts it.
 
-python tests/several_processes.py HOST:PORT COUNT I FILE.npz [DIRECTORY of a run to go on with]
+python tests/several_processes.py HOST:PORT COUNT I FILE.npz [DIRECTORY EVERY]
+
+The last two: a run to go on with, and after how many steps to save.
 """
 
 import sys
@@ -15,7 +17,7 @@ from ssl_jax.core import UserError
 from ssl_jax.pretrain import pretrain
 
 NAME = "simclr"
-FIELDS = {"optimizer": "sgd", "steps": 12, "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 99}
+FIELDS = {"optimizer": "sgd", "steps": 10, "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 99}
 
 
 def local(batch: dict) -> dict:
@@ -70,5 +72,6 @@ if __name__ == "__main__":
         found = parameters(count)
         if me == 0:
             np.savez(file, **found)
-        for directory in sys.argv[5:]:
-            pretrain(recipes.config(NAME, **FIELDS, knn_every=-1), directory)
+        if sys.argv[5:]:
+            directory, every = sys.argv[5:]
+            pretrain(recipes.config(NAME, **{**FIELDS, "checkpoint_every": int(every)}, knn_every=-1), directory)
