@@ -6,7 +6,8 @@
 #
 # Ask for what your cluster wants besides (--gres=gpu:8, --partition=..., --account=...) on the same command line.
 # Two minutes before the time limit, and on preemption, Slurm sends SIGTERM: the run saves, and is put into the queue
-# again, from where it goes on; scancel ends it for good.
+# again, from where it goes on. So it is by hand: `scancel --signal=TERM JOB`, or `scontrol requeue JOB`. Slurm lets a
+# job rest for two minutes then; `scontrol update JobId=JOB StartTime=now` doesn't. `scancel JOB` ends it for good.
 #SBATCH --job-name=ssl-jax
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
@@ -32,8 +33,10 @@ fi
 command=${SSL_JAX:-$SLURM_SUBMIT_DIR/.venv/bin/ssl-jax}
 [ -x "$command" ] || command=ssl-jax
 
+# If one task fails, the others end by themselves within a minute. Slurm would end them with a SIGTERM at once, and a run
+# that can't go on would look like one that was asked to stop, and be queued again and again.
 status=0
-srun --kill-on-bad-exit=1 --cpu-bind=none "$command" pretrain "--config=$config" "--workdir=$workdir" "$@" || status=$?
+srun --kill-on-bad-exit=0 --cpu-bind=none "$command" pretrain "--config=$config" "--workdir=$workdir" "$@" || status=$?
 if [ "$status" = 143 ]; then # SIGTERM came, and the state is saved
   printf 'Saved after SIGTERM; job %s goes into the queue again.\n' "$SLURM_JOB_ID" >&2
   scontrol requeue "$SLURM_JOB_ID" || true # when it was preempted, Slurm does so itself

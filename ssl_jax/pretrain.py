@@ -281,6 +281,7 @@ def _loop(experiment, state, watch, checkpoints, position, writer, counted, dama
             **experiment.parts,
         )
         for state, metrics, batch in iterator:
+            checkpoints.wait()  # written while this step was made; so a kill never loses more than one interval
             step, stuck = step + 1, False
             caught.unsaved = True
             counted.add(metrics)

@@ -1,5 +1,6 @@
 """The files of a run: `run.json`, `metrics.jsonl`, TensorBoard events; and the checks before they are touched."""
 
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -62,9 +63,12 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Write a JSON file in one step, so that a reader or a crash never sees half of it."""
+    """Write a JSON file in one step, so that a reader, a crash or a loss of power never sees half of it."""
     draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     draft.replace(path)
 
 
@@ -251,10 +255,10 @@ class MetricWriter:
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Close the files."""
-        if self.active:
-            self._file.close()
-            self._board.close()
+        """Close the files; that a disk is full has been said when a line could not be written."""
+        for file in (self._file, self._board) if self.active else ():
+            with contextlib.suppress(OSError):
+                file.close()
 
 
 def command_line() -> list[str]:

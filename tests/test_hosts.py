@@ -1,8 +1,9 @@
-"""Several processes as one run: two of them on this machine, which talk through Gloo as hosts do."""
+"""Several processes as one run: two and four of them on this machine, which talk through Gloo as hosts do."""
 
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,14 +14,16 @@ import jax
 import numpy as np
 import pytest
 import recipes
-import two_processes
+import several_processes
+from several_processes import FIELDS
 
 from ssl_jax import hosts, train
-from ssl_jax.core import UserError
+from ssl_jax.checkpoint import Checkpoints
+from ssl_jax.core import TrainState, UserError
 from ssl_jax.experiment import build
 from ssl_jax.pretrain import pretrain
 
-FIELDS = {"optimizer": "sgd", "steps": 24, "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 99}
+SCRIPT = str(pathlib.Path(several_processes.__file__))
 
 
 def free_port() -> str:
@@ -43,17 +46,17 @@ def end(process: subprocess.Popen) -> tuple[int, str, str]:
     return process.returncode, "\n".join(line for line in out.splitlines() if "[Gloo]" not in line), err
 
 
-def test_two_processes_train_as_one(tmp_path):
-    """Twenty steps in float64 to 1e-9 (the next test has float32); and errors of one are errors of all."""
-    script, address = str(pathlib.Path(two_processes.__file__)), free_port()
-    pair = [start(script, address, str(i), str(tmp_path / "found.npz")) for i in range(2)]
-    expected = two_processes.parameters()
-    for i, (status, out, err) in enumerate(map(end, pair)):
+def train_as_one(count: int, folder: pathlib.Path, *more: str) -> None:
+    """Twenty steps in float64 to 1e-9 (the checkpoints below have float32); and errors of one are errors of all."""
+    file, address = folder / f"{count}.npz", free_port()
+    group = [start(SCRIPT, address, str(count), str(i), str(file), *more) for i in range(count)]
+    expected = several_processes.parameters(count)
+    for i, (status, out, err) in enumerate(map(end, group)):
         assert status == 0, err
         failed, differ = out.splitlines()
-        assert failed == ("no data here" if i else "Process 1 had to stop: no data here")
+        assert failed == ("no data here" if i == 1 else "Process 1 had to stop: no data here")
         assert differ == "The processes 0 and 1 differ in jax: 0.0 / 0.1. Use one version."
-    found = np.load(tmp_path / "found.npz")
+    found = np.load(file)
     assert set(found) == set(expected)
     scale = max(np.abs(x).max() for x in expected.values())
     for name, x in expected.items():
@@ -61,8 +64,26 @@ def test_two_processes_train_as_one(tmp_path):
         np.testing.assert_allclose(found[name], x, rtol=0, atol=1e-9 * scale, err_msg=name)
 
 
+def test_two_processes_train_as_one(tmp_path):
+    train_as_one(2, tmp_path)
+
+
+def saved(directory: pathlib.Path, step: int, like: TrainState) -> TrainState:
+    """The state of a checkpoint, on this process's devices."""
+    reader = Checkpoints(directory / "checkpoints", read_only=True)
+    trees, _ = reader.restore(step, {"state": like})
+    reader.close()
+    return trees["state"]
+
+
+def assert_close(a: TrainState, b: TrainState) -> None:
+    """Parameters after one step in float32."""
+    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-6)
+
+
 def test_a_run_that_loses_a_process_goes_on_with_another_number_of_them(tmp_path):
-    """The command line: both train, the first alone speaks; one is killed, the other ends; one process goes on."""
+    """The command line: both train, the first alone speaks; one is killed, the other ends; one and four go on."""
     directory, address = tmp_path / "run", free_port()
     settings = [f"--config.{name}={value}" for name, value in {**FIELDS, "knn_every": 1}.items()]
     command = ["-m", "ssl_jax", "pretrain", "--config=simclr:test", f"--workdir={directory}", *settings]
@@ -91,25 +112,25 @@ def test_a_run_that_loses_a_process_goes_on_with_another_number_of_them(tmp_path
     parts = build(config)
     assert jax.process_count() == 1
     first, *_ = next(
-        train(parts.method, parts.source, tx=parts.tx, views=parts.views, batch_size=64, steps=24, mesh=parts.mesh)
+        train(parts.method, parts.source, tx=parts.tx, views=parts.views, batch_size=64, steps=10, mesh=parts.mesh)
     )
-    from ssl_jax.checkpoint import Checkpoints
+    assert_close(saved(directory, 1, first), first)
 
-    reader = Checkpoints(directory / "checkpoints", read_only=True)
-    trees, _ = reader.restore(1, {"state": first})
-    reader.close()
-    for a, b in zip(jax.tree.leaves(trees["state"].params), jax.tree.leaves(first.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
-
+    came = max(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit())
+    four = tmp_path / "four"
+    shutil.copytree(directory, four)
+    train_as_one(4, tmp_path, str(four), str(came + 1))
     said: list[str] = []
     state = pretrain(config, directory, announce=said.append)
-    assert any(text.startswith("Going on from the checkpoint of step ") for text in said)
-    assert int(state.step) == 24
-    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(1, 25))
-    record = json.loads((directory / "run.json").read_text())
-    assert record["processes"] == 2
-    assert record["continued"][-1]["processes"] == 1
+    assert said[-1] == f"Going on from the checkpoint of step {came}."
+    assert int(state.step) == 10
+    assert_close(saved(four, came + 1, first), saved(directory, came + 1, first))
+    for path, processes in ((directory, 1), (four, 4)):
+        rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == list(range(1, 11))
+        record = json.loads((path / "run.json").read_text())
+        assert record["processes"] == 2
+        assert record["continued"][-1]["processes"] == processes
 
 
 def test_no_answer_is_one_sentence():

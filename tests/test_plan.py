@@ -64,6 +64,20 @@ def test_memory_by_kind_is_that_of_the_real_arrays():
     assert record["run"]["steps"] == parts.steps
 
 
+def test_a_split_state_is_planned_as_split():
+    config = get_config("moco", "test")
+    step = plan_step.step_for(config, jax.devices())
+    whole = plan_step.memory_by_kind(step)
+    config.sharding_rules = ((r"(kernel|queue)$", "largest"),)
+    step = plan_step.step_for(config, jax.devices())
+    split = plan_step.memory_by_kind(step)
+    assert split["memory bank"] < whole["memory bank"] / 7
+    for kind in ("parameters", "optimizer", "teacher"):
+        assert split[kind] < whole[kind] / 3
+    kinds = [c.kind for c in plan.estimate(step, CPU)["collectives"]]
+    assert kinds == ["all-reduce", "all-gather"]
+
+
 def test_a_saved_step_is_the_step_to_the_bit(tmp_path):
     config, record, compiled = planned("moco")
     precompiled.save(compiled, tmp_path / "step.bin", record)

@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import signal
+import subprocess
 
 import jax
 import numpy as np
@@ -141,16 +142,25 @@ def truncate(path: pathlib.Path, where: float) -> None:
     os.truncate(path, int(where * path.stat().st_size))
 
 
+def zero(path: pathlib.Path, where: float) -> None:
+    """What a loss of power leaves where the length was written and the rest was not."""
+    size = path.stat().st_size
+    truncate(path, where)
+    os.truncate(path, size)
+
+
 def files(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
 
 
-@pytest.mark.parametrize("hurt", [flip, truncate])
+@pytest.mark.parametrize("hurt", [flip, truncate, zero])
 def test_run_goes_on_from_the_newest_whole_checkpoint(undisturbed, tmp_path, hurt):
     directory = tmp_path / "run"
     shutil.copytree(undisturbed[0], directory)
     for path in files(directory / "checkpoints" / "9" / "state"):
         hurt(path, 0.6)
+    with (directory / "metrics.jsonl").open("ab") as file:
+        file.write(bytes(100))
     with pytest.raises(UserError, match=r"checkpoints/9 is damaged or incomplete: \S+"):
         load_run(directory)
     assert steps_saved(directory) == [8, 9], "evaluation moves nothing"
@@ -231,3 +241,47 @@ def test_write_that_fails_is_an_error_of_the_system(tmp_path):
     restored, _ = checkpoints.restore(1, {"state": tree})
     recipes.assert_same_bits(restored["state"], tree)
     checkpoints.close()
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of its own, and a function that gives it another size in KB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def resize(size: int, *more: str) -> int:
+        options = ",".join([f"size={size}k", *more])
+        return subprocess.call(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], stderr=subprocess.DEVNULL)
+
+    if resize(10_000) != 0:
+        pytest.skip("mounting is not permitted here")
+    yield folder, resize
+    subprocess.check_call(["umount", "--lazy", str(folder)])  # TensorBoard may hold a file that it could not flush
+
+
+@pytest.mark.parametrize("foreseen", [True, False])
+def test_a_disk_that_is_really_full(undisturbed, disk, monkeypatch, foreseen):
+    """One sentence, the checkpoints before stay whole, and with more room the run goes on to the same end."""
+    folder, resize = disk
+    resize(1900 if foreseen else 700, "remount")
+    if not foreseen:  # the room was there when the save began
+        monkeypatch.setattr(checkpoint, "check_room", lambda *_: None)
+    fields = {"checkpoint_every": 1, "keep_checkpoints": 99}
+    with pytest.raises(UserError, match=r"failed: No space left on device\. The last good checkpoint is of") as full:
+        pretrain(folder / "run", **fields)
+    last = int(re.search(r"of step (\d+)", str(full.value))[1])
+    assert 0 < last < FIELDS["steps"]
+    resize(10_000, "remount")
+    state, heard = pretrain(folder / "run", **fields)
+    assert heard[-1] == f"Going on from the checkpoint of step {last}."
+    recipes.assert_same_bits(state, undisturbed[1])
+
+
+def test_a_disk_that_may_only_be_read(undisturbed, disk):
+    folder, resize = disk
+    shutil.copytree(undisturbed[0], folder / "run")
+    resize(10_000, "remount", "ro")
+    with pytest.raises(UserError, match=r"The workdir .*run can't be written: Read-only file system"):
+        pretrain(folder / "run")
+    _, state, _ = load_run(folder / "run")
+    recipes.assert_same_bits(state, undisturbed[1])

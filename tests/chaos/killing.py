@@ -11,17 +11,19 @@ import sys
 import time
 from collections.abc import Callable
 
-MOMENTS = ("start", "training", "save", "evaluation")
+MOMENTS = ("preparation", "compilation", "training", "save", "k-NN check")
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is run: the k-NN check comes every `evaluate` steps, a line every step."""
+    """What is run: a k-NN check every `evaluate` steps, a line every step; compiled programs are kept in `cache`."""
 
     config: str = "simclr:test"
     steps: int = 600
     interval: int = 20
     evaluate: int = 7
+    protocols: str = "knn,linear"
+    cache: str = ""
 
     def command(self, workdir: pathlib.Path) -> list[str]:
         settings = {
@@ -31,8 +33,7 @@ class Plan:
             "knn_every": self.evaluate,
         }
         flags = [f"--config.{name}={value}" for name, value in settings.items()]
-        command = [sys.executable, "-m", "ssl_jax", "pretrain", f"--config={self.config}", f"--workdir={workdir}"]
-        return [*command, "--noreport", *flags]
+        return ["pretrain", f"--config={self.config}", f"--workdir={workdir}", "--noreport", *flags]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +46,15 @@ class Kill:
     resumed: int = -1
 
 
-def start(plan: Plan, workdir: pathlib.Path, log: pathlib.Path) -> subprocess.Popen:
-    """Begin a run on one device; what it says goes to `log`."""
+def start(plan: Plan, command: list[str], log: pathlib.Path, *, compile_anew: bool = False) -> subprocess.Popen:
+    """Begin a command on one device; what it says goes to `log`."""
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    if plan.cache:
+        environment |= {"JAX_COMPILATION_CACHE_DIR": plan.cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    if compile_anew:
+        environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     with log.open("w") as file:
-        return subprocess.Popen(plan.command(workdir), env=environment, stdout=file, stderr=file)
+        return subprocess.Popen([sys.executable, "-m", "ssl_jax", *command], env=environment, stdout=file, stderr=file)
 
 
 def reached(workdir: pathlib.Path) -> int:
@@ -81,18 +86,23 @@ def wait(process: subprocess.Popen, condition: Callable[[], bool], seconds: floa
 
 def kill(plan: Plan, workdir: pathlib.Path, log: pathlib.Path, moment: str, rng: random.Random) -> Kill | None:
     """Start the run, kill it at the moment, and return what was seen; None if it ended before."""
-    process, before = start(plan, workdir, log), reached(workdir)
-    began, target = saved(workdir), before + rng.randint(1, 2 * plan.interval)
-    if moment == "start":  # interpreter, data, restoring and the first compilation
-        end = time.monotonic() + rng.uniform(0.0, 12.0)
-        wait(process, lambda: time.monotonic() > end)
+    before, began = reached(workdir), saved(workdir)
+    process = start(plan, plan.command(workdir), log, compile_anew=moment == "compilation")
+    if moment == "preparation":  # of the interpreter, the data and the device
+        time.sleep(rng.uniform(0.0, 4.0))
+    elif moment == "compilation":  # of the first step; the state has just been restored, if there was one
+        wait(process, lambda: "steps of" in log.read_text())
+        time.sleep(rng.uniform(0.0, 4.0))
     elif moment == "save":
-        wait(process, lambda: saved(workdir) > began or any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")))
+        half = lambda: any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))  # noqa: E731
+        wait(process, lambda: saved(workdir) > began or (reached(workdir) > began and half()))
         time.sleep(rng.uniform(0.0, 0.1))
-    elif moment == "evaluation":
-        wait(process, lambda: reached(workdir) > began and (reached(workdir) + 1) % plan.evaluate == 0)
+    elif moment == "k-NN check":
+        due = lambda step: step > began and (step + 1) % plan.evaluate == 0  # noqa: E731
+        wait(process, lambda: due(reached(workdir)))
         time.sleep(rng.uniform(0.0, 0.05))
     else:
+        target = before + rng.randint(1, 2 * plan.interval)
         wait(process, lambda: reached(workdir) >= target)
         time.sleep(rng.uniform(0.0, 0.05))
     if process.poll() is not None:
@@ -105,7 +115,7 @@ def kill(plan: Plan, workdir: pathlib.Path, log: pathlib.Path, moment: str, rng:
 
 def finish(plan: Plan, workdir: pathlib.Path, log: pathlib.Path) -> str:
     """Run to the end; the digest of the last state."""
-    assert start(plan, workdir, log).wait() == 0, log.read_text()
+    assert start(plan, plan.command(workdir), log).wait() == 0, log.read_text()
     row = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
     assert row["step"] == plan.steps
     return row["digest"]
@@ -136,5 +146,37 @@ def chaos(
         if done and came is not None:
             assert came >= done[-1].saved, f"{done[-1]} went on from {came}"
         done.append(dataclasses.replace(last, resumed=-1 if came is None else came))
-        say(f"{len(done):3}  {moment:10}  step {last.reached:5}  newest whole checkpoint {last.saved:5}")
+        say(f"{len(done):3}  {moment:11}  step {last.reached:5}  newest whole checkpoint {last.saved:5}")
     return done, finish(plan, workdir, log), finish(plan, folder / "alone", log)
+
+
+def kill_evaluations(plan: Plan, folder: pathlib.Path, kills: int, seed: int, say: Callable[[str], None]) -> None:
+    """Kill `ssl-jax evaluate` of `folder / "killed"` so many times: in turn just after a result, and at any time."""
+    rng, log, workdir = random.Random(seed), folder / "log.txt", folder / "killed"
+    for number in range(1, kills + 1):
+        before = len(results(workdir))
+        process = start(plan, evaluation(plan, workdir), log)
+        end = time.monotonic() + (300.0 if number % 2 else rng.uniform(0.0, 10.0))
+        wait(process, lambda: len(results(workdir)) > before or time.monotonic() > end)  # noqa: B023
+        time.sleep(rng.uniform(0.0, 0.05))
+        process.kill()
+        process.wait()
+        found = len(results(workdir))
+        say(f"{number:3}  evaluation   {found:5} results" + ("; it was complete" if process.returncode == 0 else ""))
+
+
+def evaluate(plan: Plan, workdir: pathlib.Path, log: pathlib.Path) -> list[dict]:
+    """Evaluate to the end; the results, in the order of what they are of."""
+    assert start(plan, evaluation(plan, workdir), log).wait() == 0, log.read_text()
+    return sorted(results(workdir), key=lambda row: json.dumps(row["of"], sort_keys=True) + row["metric"])
+
+
+def evaluation(plan: Plan, workdir: pathlib.Path) -> list[str]:
+    """The command that evaluates a run."""
+    return ["evaluate", f"--workdir={workdir}", f"--protocol={plan.protocols}", "--noreport"]
+
+
+def results(workdir: pathlib.Path) -> list[dict]:
+    """What `evaluation.json` holds, which must be whole at any time."""
+    path = workdir / "evaluation.json"
+    return json.loads(path.read_text())["results"] if path.exists() else []

@@ -1,6 +1,8 @@
-"""One of two processes of a run: what they say to each other, and steps on one device each; `test_hosts.py` starts it.
+"""One of several processes: what they say to each other, and steps on one device each; `test_hosts.py` starts it.
 
-python tests/two_processes.py HOST:PORT I FILE.npz
+python tests/several_processes.py HOST:PORT COUNT I FILE.npz [DIRECTORY EVERY]
+
+The last two: a run to go on with, and after how many steps to save.
 """
 
 import sys
@@ -12,8 +14,10 @@ from test_devices import widen
 
 from ssl_jax import hosts, make_train_step
 from ssl_jax.core import UserError
+from ssl_jax.pretrain import pretrain
 
-NAME, DEVICES = "simclr", 2
+NAME = "simclr"
+FIELDS = {"optimizer": "sgd", "steps": 10, "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 99}
 
 
 def local(batch: dict) -> dict:
@@ -22,27 +26,27 @@ def local(batch: dict) -> dict:
     return jax.tree.map(lambda x: x[jax.process_index() * share :][:share], batch)
 
 
-def parameters() -> dict[str, np.ndarray]:
+def parameters(devices: int) -> dict[str, np.ndarray]:
     """After twenty steps of SGD in float64, from one batch of views."""
-    start = recipes.initial(NAME, DEVICES)
+    start = recipes.initial(NAME, devices)
     batch = recipes.viewed(NAME, jax.random.key(1), recipes.batches(NAME)[0])
     with jax.enable_x64(True):
-        parts = recipes.experiment(NAME, DEVICES, "float64")
+        parts = recipes.experiment(NAME, devices, "float64")
         step, state = make_train_step(parts.method, recipes.SGD, mesh=parts.mesh), widen(start)
         batch = {**batch, "views": jax.tree.map(lambda x: np.asarray(x, np.float64), batch["views"])}
-        batch = recipes.on_devices(NAME, local(batch), DEVICES)
+        batch = recipes.on_devices(NAME, local(batch), devices)
         for _ in range(20):
             state, _ = step(state, batch)
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(state.params)}
 
 
-def talk(me: int) -> None:
+def talk(count: int, me: int) -> None:
     """What `ssl_jax.hosts` promises."""
-    assert (jax.process_count(), jax.process_index(), jax.device_count()) == (2, me, DEVICES)
-    assert hosts.exchange({"who": "ab" * (1 + 40 * me)}) == [{"who": "ab"}, {"who": "ab" * 41}]
+    assert (jax.process_count(), jax.process_index(), jax.device_count()) == (count, me, count)
+    assert hosts.exchange({"who": "ab" * (1 + 40 * me)}) == [{"who": "ab" * (1 + 40 * i)} for i in range(count)]
     assert hosts.on_first(lambda: ["first", me]) == ["first", 0]
     assert hosts.together(lambda: me) == me
-    vote = hosts.Vote(recipes.experiment(NAME, DEVICES).mesh)
+    vote = hosts.Vote(recipes.experiment(NAME, count).mesh)
     assert [vote.any(False), vote.any(me == 1), vote.any(False)] == [False, True, False]
 
     def fail():
@@ -51,7 +55,7 @@ def talk(me: int) -> None:
 
     for bad in (
         lambda: hosts.together(fail),
-        lambda: hosts.agree({"config.seed": 0, "jax": f"0.{me}"}, "Use one version."),
+        lambda: hosts.agree({"config.seed": 0, "jax": f"0.{min(me, 1)}"}, "Use one version."),
     ):
         try:
             bad()
@@ -62,9 +66,12 @@ def talk(me: int) -> None:
 
 
 if __name__ == "__main__":
-    address, me, file = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    with hosts.session(coordinator=address, processes=2, process=me, timeout=120):
-        talk(me)
-        found = parameters()
+    address, count, me, file = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    with hosts.session(coordinator=address, processes=count, process=me, timeout=120):
+        talk(count, me)
+        found = parameters(count)
         if me == 0:
             np.savez(file, **found)
+        if sys.argv[5:]:
+            directory, every = sys.argv[5:]
+            pretrain(recipes.config(NAME, **{**FIELDS, "checkpoint_every": int(every)}, knn_every=-1), directory)
