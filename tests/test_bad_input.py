@@ -69,7 +69,7 @@ CONFIG = {
     "augmentation": (["--config.augment=simclar"], "Unknown augmentation 'simclar'; there is bownet, byol"),
     "optimizer": (["--config.optimizer=adam"], "adamw"),
     "dtype": (["--config.dtype=float16"], "there is bfloat16, float32"),
-    "data": (["--config.data=digit"], "fashion_mnist, digits, photos, folder:PATH, tfds:NAME"),
+    "data": (["--config.data=digit"], "fashion_mnist, digits, photos, folder:PATH, tar:PATTERN, tfds:NAME, hf:PATH"),
     "split": (["--config.train_split=training"], "has no split 'training'; it has train, test"),
     "normalization": (["--config.normalize=imagenet"], "--config.normalize=data"),
     "missing directory": (["--config.data=folder:/no/such/place"], "no directory /no/such/place"),
@@ -104,7 +104,8 @@ def test_config(capsys, tmp_path, flags, said):
 COMMANDS = {
     "command": (
         ["pretain"],
-        "Unknown command 'pretain'; there is pretrain, evaluate, embed, report, verify, replay, methods. Did you mean "
+        "Unknown command 'pretain'; there is pretrain, plan, evaluate, embed, report, verify, replay, data, methods. Did you "
+        "mean "
         "'pretrain'?",
     ),
     "config": (["pretrain", "--config=simclar:test", "--workdir=x"], "Did you mean 'simclr'?"),
