@@ -38,6 +38,8 @@ def advice(config: Any, topology: Topology, memory: dict[str, Any]) -> list[str]
             f"--config.micro_batches={enough[0]} lets the batch through the encoder in parts of "
             f"{config.batch_size // enough[0]:,}, for a third more arithmetic (docs/scaling.md)."
         )
+    if config.remat == "none":
+        said.append("--config.remat=blocks keeps the inputs of blocks only, for a third more arithmetic (ResNet, ViT).")
     factor = 2 ** math.ceil(math.log2(max(activations / max(0.9 * room - state, 1), 2)))
     if state < 0.9 * room and config.batch_size % (devices * factor) == 0:
         said.append(f"{factor} times as many devices ({devices * factor:,}) hold it as it is.")

@@ -156,7 +156,8 @@ def test_advice_is_of_what_helps():
     said = advice.advice(config, topology, memory)
     assert said[0] == "--config.dtype=bfloat16 halves activations."
     assert said[1].startswith("--config.micro_batches=16 ")
-    assert said[2] == "16 times as many devices (4,096) hold it as it is."
+    assert said[2].startswith("--config.remat=blocks ")
+    assert said[3] == "16 times as many devices (4,096) hold it as it is."
     assert advice.advice(config, topology, advice.fits({"parameters": 1}, topology, None)) == []
     refused = advice.fits(kinds, topology, 40 * 2**30)  # the compiler's word goes before the estimate
     assert (refused["fits"], refused["total"]) == (False, 40 * 2**30)
