@@ -40,7 +40,9 @@ BATCH = 128
 WIDTH, HEIGHT, BYTES = 500, 375, 51_000
 SIMCLR = (data.Crop(size=224),) * 2
 ONE = SIMCLR[:1]
-DINO = (data.Crop(size=224, scale=(0.4, 1.0)),) * 2 + (data.Crop(size=96, scale=(0.05, 0.4)),) * 8
+DINO = (data.Crop(size=224, scale=(0.4, 1.0), method="cubic"),) * 2 + (
+    data.Crop(size=96, scale=(0.05, 0.4), method="cubic"),
+) * 8
 Epoch = Callable[[], int]  # reads all images once and returns how many
 
 
@@ -148,7 +150,8 @@ def torch_loader(folder: pathlib.Path, crops: tuple[data.Crop, ...], workers: in
     from torchvision.transforms import v2
 
     torch.set_num_threads(1)
-    cuts = [v2.RandomResizedCrop(crop.size, scale=crop.scale) for crop in crops]
+    modes = {"linear": v2.InterpolationMode.BILINEAR, "cubic": v2.InterpolationMode.BICUBIC}
+    cuts = [v2.RandomResizedCrop(crop.size, scale=crop.scale, interpolation=modes[crop.method]) for crop in crops]
 
     def transform(image: Image.Image) -> list[torch.Tensor]:
         return [v2.functional.pil_to_tensor(cut(image)) for cut in cuts]

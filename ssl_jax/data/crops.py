@@ -26,16 +26,20 @@ class Crop:
       size: height and width that the crop is resized to, in pixels.
       scale: range of its area as a share of the image's, or None for the central square.
       ratio: range of its width / height (log-uniform).
+      method: interpolation, "linear" or "cubic".
 
     Raises:
-      UserError: a size or a range that is not positive.
+      UserError: a size or a range that is not positive, or another method.
     """
 
     size: int
     scale: tuple[float, float] | None = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    method: str = "linear"
 
     def __post_init__(self) -> None:
+        if self.method not in ("linear", "cubic"):
+            raise UserError(f"Crop(method={self.method!r}): use one of linear, cubic.")
         if self.size < 1:
             raise UserError(f"Crop(size={self.size}): give a positive number of pixels.")
         for name in ("scale", "ratio"):
@@ -82,7 +86,7 @@ def _box(crop: Crop, image_size: tuple[int, int], uniforms: list[float]) -> Box:
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def halvings(box: Box, size: int) -> int:
-    """How often a box can be halved and still be as large as the view that it becomes."""
-    smaller = min(box[2], box[3]) // size
+def halvings(box: Box, crop: Crop) -> int:
+    """How often a box can be halved and still be as large as the view that it becomes; twice as large if cubic."""
+    smaller = min(box[2], box[3]) // (crop.size if crop.method == "linear" else 2 * crop.size)
     return max(smaller.bit_length() - 1, 0)

@@ -5,7 +5,8 @@ install ssl_jax[fast]`). Both are libjpeg-turbo underneath, give the same pixels
 in what they interpolate, which is why a run records which one it used.
 
 A box is first halved, by exact means, as long as it stays at least as large as its view, and then interpolated
-(bilinear, no further antialiasing). For JPEGs the halvings that all boxes have in common happen in the decoder.
+(bilinear, no further antialiasing). A cubic crop is halved as long as it stays twice as large, and then resized as
+Pillow does (bicubic, antialiased). For JPEGs the halvings that all boxes have in common happen in the decoder.
 """
 
 import dataclasses
@@ -90,7 +91,7 @@ def views(
         pixels, found = _pixels(encoded, crops, draw, channels, using)
     except Exception as error:  # as in `decode_or_why`
         return damage.reason(error, length_of(encoded))
-    return [_view(pixels, box, crop.size, using) for box, crop in zip(found, crops, strict=True)]
+    return [_view(pixels, box, crop, using) for box, crop in zip(found, crops, strict=True)]
 
 
 def _pixels(
@@ -105,7 +106,7 @@ def _pixels(
         width, height = image.size[::-1] if turned else image.size
         found = draw((height, width))
         if image.format in ("JPEG", "MPO"):
-            halve = min(MOST, *(halvings(box, crop.size) for box, crop in zip(found, crops, strict=True)))
+            halve = min(MOST, *(halvings(box, crop) for box, crop in zip(found, crops, strict=True)))
             pixels = _jpeg(image, encoded, 2**halve, channels, using)
         else:
             pixels = _asarray(plain(ImageOps.exif_transpose(image), channels))
@@ -141,9 +142,10 @@ def _scaled(box: Box, full: tuple[int, int], reduced: tuple[int, ...]) -> Box:
     return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
 
 
-def _view(pixels: Pixels, box: Box, size: int, using: Decoder) -> Square:
+def _view(pixels: Pixels, box: Box, crop: Crop, using: Decoder) -> Square:
     top, left, height, width = box
-    return using.resize(pixels[top : top + height, left : left + width], size, 2 ** halvings(box, size))
+    resize = using.resize if crop.method == "linear" else _bicubic
+    return resize(pixels[top : top + height, left : left + width], crop.size, 2 ** halvings(box, crop))
 
 
 def _simplejpeg(simplejpeg: Any, encoded: bytes, height: int, width: int, channels: int) -> Pixels:
@@ -165,10 +167,21 @@ def _opencv(cv2: Any, pixels: Pixels, size: int, divisor: int) -> Square:
 
 
 def _pillow(pixels: Pixels, size: int, divisor: int) -> Square:
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    if divisor > 1:
-        width, height = image.width // divisor, image.height // divisor
-        image = image.reduce(divisor, box=(0, 0, width * divisor, height * divisor))
+    image = _reduced(pixels, divisor)
     # `transform`, since `resize` would widen its kernel, which OpenCV does not.
     extent = (0, 0, image.width, image.height)
     return _asarray(image.transform((size, size), Image.Transform.EXTENT, extent, Image.Resampling.BILINEAR))
+
+
+def _bicubic(pixels: Pixels, size: int, divisor: int) -> Square:
+    """Pillow's, antialiased, with either decoder: its kernel is that of the papers, and OpenCV's is another."""
+    return _asarray(_reduced(pixels, divisor).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def _reduced(pixels: Pixels, divisor: int) -> Image.Image:
+    """As an image, averaged over squares of `divisor` pixels."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    if divisor == 1:
+        return image
+    width, height = image.width // divisor, image.height // divisor
+    return image.reduce(divisor, box=(0, 0, width * divisor, height * divisor))

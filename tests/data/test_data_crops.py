@@ -82,7 +82,8 @@ def test_box_extremes():
             assert 0 <= left <= left + w <= shape[1]
             assert min(h, w) > 0
     for box, times in (((0, 0, 7, 99), 0), ((0, 0, 8, 15), 0), ((0, 0, 16, 16), 1), ((0, 0, 65, 64), 3)):
-        assert halvings(box, 8) == times
+        assert halvings(box, data.Crop(size=8)) == times
+        assert halvings(box, data.Crop(size=8, method="cubic")) == max(times - 1, 0)
 
 
 @pytest.mark.parametrize("name", ["fast", "pillow"])
@@ -117,6 +118,22 @@ def test_decoders_differ_by_a_level_at_most(source):
         difference = np.abs(a.astype(int) - b.astype(int))
         assert difference.max() <= 1
         assert difference.mean() < 0.5
+
+
+@pytest.mark.parametrize("name", ["fast", "pillow"])
+def test_a_cubic_crop_is_pillows(name):
+    photo = load_sample_images().images[1]
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, "png")
+    box, crop = (40, 60, 300, 320), data.Crop(size=100, method="cubic")
+    (view,) = decoders.views(file.getvalue(), (crop,), lambda size: (box,), 3, decoders.decoder(name))
+    whole = Image.fromarray(photo[40:340, 60:380]).resize((100, 100), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(view, np.asarray(whole))
+    (tiny,) = decoders.views(
+        file.getvalue(), (data.Crop(size=30, method="cubic"),), lambda size: (box,), 3, decoders.decoder(name)
+    )
+    whole = Image.fromarray(photo[40:340, 60:380]).resize((30, 30), Image.Resampling.BICUBIC)
+    assert 0 < np.abs(tiny.astype(int) - np.asarray(whole)).mean() < 1
 
 
 def test_grey(source):
