@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import pretraining
-from ssl_jax import catalogue, cli, evaluate, evaluation
+from ssl_jax import catalogue, config_flag, evaluate, evaluation
 from ssl_jax.experiment import load_data
 from ssl_jax.protocols import Subject, Task, frozen
 
@@ -45,7 +45,7 @@ def variants(name: str) -> list[str]:
 def all_configs() -> list[str]:
     """The small-budget form of every method; SimCLR's first, since distillation takes it for a teacher."""
     found = []
-    for name in cli.config_names():
+    for name in config_flag.config_names():
         small = [v for v in ("fashion_mnist", "photos") if v in variants(name)]
         found += [f"{name}:{small[0]}"] if small else []
     return sorted(found, key=lambda config: (not config.startswith("simclr:"), config))

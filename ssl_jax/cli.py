@@ -4,7 +4,6 @@ import ast
 import contextlib
 import difflib
 import functools
-import importlib.resources
 import os
 import pathlib
 import re
@@ -15,6 +14,7 @@ from typing import Any
 from absl import flags, logging
 
 from ssl_jax import host_flags
+from ssl_jax.config_flag import check_tuples, config_error, config_names, define_config
 from ssl_jax.core import UserError
 
 USAGE = """Self-supervised image representation learning in JAX.
@@ -33,38 +33,6 @@ USAGE = """Self-supervised image representation learning in JAX.
 or the path of a .py file."""
 
 
-def config_names() -> list[str]:
-    """Configs that ship with the library."""
-    files = importlib.resources.files("ssl_jax.configs").iterdir()
-    names = (pathlib.Path(f.name) for f in files)
-    return sorted(n.stem for n in names if n.suffix == ".py" and n.stem not in ("__init__", "common"))
-
-
-def resolve_config(value: str) -> str:
-    """Turn `simclr:test` into the packaged file's path with its variant; a path stays as it is, if it exists."""
-    name, colon, variant = value.partition(":")
-    if name.endswith(".py") or os.sep in name:
-        if not pathlib.Path(name).is_file():
-            raise UserError(f"There is no config file {name!r}; configs by name are {', '.join(config_names())}.")
-        return value
-    if name not in config_names():
-        near = difflib.get_close_matches(name, config_names(), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"Unknown config {name!r}; there is {', '.join(config_names())}, or a path.{hint}")
-    return str(importlib.resources.files("ssl_jax.configs") / f"{name}.py") + colon + variant
-
-
-def _with_resolved_config(argv: Sequence[str]) -> list[str]:
-    """Resolve the config's name in `--config=NAME` or `--config NAME`; the former is what comes out."""
-    text = list(argv)
-    for i, arg in enumerate(text[:-1]):
-        if arg in ("--config", "-config"):
-            text[i : i + 2] = [f"--config={text[i + 1]}"]
-            break
-    found = (re.fullmatch(r"--?config=(.*)", arg) for arg in text)
-    return ["--config=" + resolve_config(m[1]) if m else arg for m, arg in zip(found, text, strict=True)]
-
-
 def _parse(values: flags.FlagValues, argv: Sequence[str], command: str) -> None:
     """Parse flags; whatever is wrong with them becomes one sentence."""
     flags.DEFINE_bool("help", False, "Show this.", short_name="h", flag_values=values)
@@ -73,7 +41,7 @@ def _parse(values: flags.FlagValues, argv: Sequence[str], command: str) -> None:
     except flags.Error as error:
         raise UserError(_flag_error(str(error))) from error
     except (KeyError, AttributeError, TypeError, ValueError, OSError) as error:
-        raise UserError(_config_error(error)) from error
+        raise UserError(config_error(error)) from error
     if _flag(values, "help"):
         print(f"ssl-jax {command}\n{values.main_module_help() or values.get_help()}")
         raise SystemExit(0)
@@ -85,12 +53,6 @@ def _flag_error(text: str) -> str:
     """What absl says about a flag, without Python's own words for numbers."""
     text = re.sub(r"^flag (\S+): invalid literal for int.*", r"\1 is not a whole number.", text)
     return re.sub(r"^flag (\S+): could not convert string to float.*", r"\1 is not a number.", text)
-
-
-def _config_error(error: Exception) -> str:
-    """What ml_collections says about a config, without its tracebacks and the names of Python's exceptions."""
-    lines = [line for line in str(error.args[0] if error.args else error).strip().splitlines() if line.strip()]
-    return "Config: " + re.sub(r"^\w+(Error|Exception): ", "", lines[-1].strip() if lines else repr(error))
 
 
 def _required(values: flags.FlagValues, *names: str) -> None:
@@ -162,26 +124,9 @@ def _flag(values: flags.FlagValues, name: str) -> Any:
     return values[name].value
 
 
-def _define_config(values: flags.FlagValues, argv: Sequence[str]) -> tuple[list[str], Any]:
-    """Define `--config`; returns the flags with its name resolved, and the config as its file has it."""
-    from ml_collections import config_flags
-
-    argv = _with_resolved_config(argv)
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "Name or path of a config, with :VARIANT.",
-        flag_values=values,
-        sys_argv=["ssl-jax", *argv],
-        lock_config=False,  # `check_fields` says what may be new: arguments that a recipe leaves at their defaults
-        accept_new_attributes=True,
-    )
-    return argv, check_fields(argv)
-
-
 def _pretrain(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
-    argv, default = _define_config(values, argv)
+    argv, default = define_config(values, argv)
     flags.DEFINE_string("workdir", None, "Directory of the run; made if missing.", flag_values=values)
     flags.DEFINE_bool("report", True, "Write report.html at the end.", flag_values=values)
     flags.DEFINE_bool("deterministic", False, "The same bits in every run on a GPU too; slower.", flag_values=values)
@@ -211,58 +156,6 @@ def _pretrain_here(values: flags.FlagValues) -> None:
     if _flag(values, "report"):
         tell(f"Report: {gallery.write_report(directory)}")
     tell(f"Next: ssl-jax evaluate --workdir={directory} --protocol=knn,linear")
-
-
-def check_fields(argv: Sequence[str]) -> Any:
-    """Raise a `UserError` for a misspelt `--config.FIELD`, naming the nearest; returns the file's config."""
-    from ml_collections import config_flags
-
-    path = next((arg for arg in argv if arg.startswith("--config=")), None)
-    if path is None:
-        return None
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=["ssl-jax"])
-    try:
-        values(["ssl-jax", path])
-    except Exception as error:  # the file may be the user's own, and raise anything
-        raise UserError(_config_error(error)) from error
-    for arg in argv:
-        found = re.match(r"--?(?:no)?config\.([A-Za-z0-9_.]+)", arg)
-        if found:
-            _check_field(_flag(values, "config"), found[1])
-    return _flag(values, "config")
-
-
-def check_tuples(config: Any, default: Any, where: str = "config") -> None:
-    """Raise a `UserError` if a tuple's items are of another type than in the config's file, which no flag checks."""
-    for name, value in config.items():
-        before, here = default.get(name), f"{where}.{name}"
-        if hasattr(value, "keys"):
-            check_tuples(value, before, here)
-        elif isinstance(value, tuple) and before:
-            known = {type(x) for x in before}
-            allowed = known | ({int} if float in known else set())
-            if not {type(x) for x in value} <= allowed:
-                kinds = " or ".join(sorted(kind.__name__ for kind in known))
-                raise UserError(f"--{here} takes items of type {kinds}, such as {before}, not {value}.")
-
-
-def _check_field(config: Any, path: str) -> None:
-    """Follow `path`, such as `optimizer_args.weight_decay`, through a config; a `UserError` where it leads nowhere.
-
-    What is in `*_args` are a factory's arguments; those that the recipe does not mention are the factory's to judge.
-    """
-    parts = path.split(".")
-    for depth, part in enumerate(parts):
-        where = ".".join(parts[:depth])
-        fields = list(config.keys()) if hasattr(config, "keys") else []
-        if part not in fields:
-            near = difflib.get_close_matches(part, fields, n=1, cutoff=0.8 if where.endswith("_args") else 0.6)
-            if where.endswith("_args") and not near:
-                return
-            hint = f" Did you mean {near[0]!r}?" if near else f" There is {', '.join(sorted(fields)) or 'none'}."
-            raise UserError(f"The config has no field {part!r}{where and f' in {where!r}'}.{hint}")
-        config = config[part]
 
 
 def _evaluate(argv: Sequence[str]) -> None:
@@ -407,7 +300,7 @@ def _data(argv: Sequence[str]) -> None:
     action, name, argv = data_command.split_argv(argv)
     values, default = flags.FlagValues(), None
     if action == "preview":
-        argv, default = _define_config(values, argv)
+        argv, default = define_config(values, argv)
     data_command.define(values, action)
     _parse(values, argv, f"data {action}")
     if default is not None:
@@ -419,7 +312,7 @@ def _plan(argv: Sequence[str]) -> None:
     from ssl_jax import plan_flags
 
     values = flags.FlagValues()
-    argv, default = _define_config(values, argv)
+    argv, default = define_config(values, argv)
     plan_flags.define(values)
     _parse(values, argv, "plan")
     _required(values, "config", "topology")

@@ -9,13 +9,13 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from ssl_jax import TrainState, cli, data, init_state, make_train_step
+from ssl_jax import TrainState, config_flag, data, init_state, make_train_step
 from ssl_jax.experiment import Experiment, build
 from ssl_jax.sharding import put
 from ssl_jax.train_step import with_views
 from ssl_jax.training import for_step
 
-NAMES = cli.config_names()  # a new file in configs/ is picked up by itself
+NAMES = config_flag.config_names()  # a new file in configs/ is picked up by itself
 BATCH = 24  # three per device: a number that no layer has as its width
 SGD = optax.sgd(0.05)
 

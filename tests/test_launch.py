@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import yaml
 
-from ssl_jax import cli
+from ssl_jax import config_flag
 
 LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
@@ -123,7 +123,7 @@ def test_the_manifest_starts_a_run_on_every_host():
     assert chips == rows * columns
     program, command, config, workdir = container["command"]
     assert (program, command) == ("ssl-jax", "pretrain")
-    assert cli.resolve_config(config.removeprefix("--config="))
+    assert config_flag.resolve_config(config.removeprefix("--config="))
     [mount], [volume] = container["volumeMounts"], pod["volumes"]
     assert workdir.startswith(f"--workdir={mount['mountPath']}/")
     assert mount["name"] == volume["name"]

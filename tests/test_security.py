@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import ssl_jax
-from ssl_jax import UserError, cli, data
+from ssl_jax import UserError, cli, config_flag, data
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted([*pathlib.Path(ssl_jax.__file__).parent.rglob("*.py"), *(ROOT / "configs").rglob("*.py")])
@@ -97,10 +97,10 @@ def test_config_is_run_only_from_where_the_user_pointed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("simclr.py", "common.py", "configs.py", "ml_collections.py"):
         (tmp_path / name).write_text("raise SystemExit('a file was run that nobody named')\n")
-    assert cli.resolve_config("simclr:test") == f"{ROOT / 'configs' / 'simclr.py'}:test"
-    assert cli.resolve_config("./simclr.py:test") == "./simclr.py:test"
+    assert config_flag.resolve_config("simclr:test") == f"{ROOT / 'configs' / 'simclr.py'}:test"
+    assert config_flag.resolve_config("./simclr.py:test") == "./simclr.py:test"
     with pytest.raises(UserError, match="Unknown config 'unknown'"):
-        cli.resolve_config("unknown")
+        config_flag.resolve_config("unknown")
     with pytest.raises(UserError, match=r"^Don't know|missing|0 steps"):
         cli.run(["pretrain", "--config=simclr:test", f"--workdir={tmp_path / 'run'}", "--config.steps=0"])
 
