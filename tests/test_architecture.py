@@ -144,7 +144,17 @@ def test_methods_know_no_other_method_no_data_and_no_config():
 
 def test_configs_become_keyword_arguments_at_the_top():
     users = {room_of(path) for path in FILES if "ml_collections" in path.read_text()}
-    assert users <= {"cli", "config_flag", "experiment", "workdir", "plan", "plan_step", "pretrain", "evaluate", "teachers"}
+    assert users <= {
+        "cli",
+        "config_flag",
+        "experiment",
+        "workdir",
+        "plan",
+        "plan_step",
+        "pretrain",
+        "evaluate",
+        "teachers",
+    }
 
 
 def test_only_one_file_knows_orbax():
