@@ -1,4 +1,4 @@
-"""One run at a time in a workdir: a lock that the system lets go of when its process ends, however it ends."""
+"""One process at a time in a directory: a lock that the system lets go of when its process ends, however it ends."""
 
 import contextlib
 import errno
@@ -17,8 +17,10 @@ FILE = ".lock"
 
 
 @contextlib.contextmanager
-def hold(directory: pathlib.Path, announce: Callable[[str], None]) -> Iterator[None]:
-    """Keep other runs out of `directory` (made if missing) while the context lasts.
+def hold(
+    directory: pathlib.Path, announce: Callable[[str], None], *, what: str = "workdir", flag: str = "--workdir"
+) -> Iterator[None]:
+    """Keep other processes out of `directory` (made if missing) while the context lasts; messages call it `what`.
 
     The file `.lock` names the owner, and is empty when there is none. What counts is the system's lock on it (flock),
     which ends with the process even after kill -9: an owner without it is stale, and is taken over with a word about
@@ -31,13 +33,12 @@ def hold(directory: pathlib.Path, announce: Callable[[str], None]) -> Iterator[N
         directory.mkdir(parents=True, exist_ok=True)
         file = (directory / FILE).open("a+", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"The workdir {directory} can't be written: {error.strerror or error}.") from error
+        raise UserError(f"The {what} {directory} can't be written: {error.strerror or error}.") from error
     with file:
         free, owner = _acquire(file, announce), _read(file)
         if not free:
             raise UserError(
-                f"Another run is at work in {directory} ({_words(owner)}); wait for it, stop it, or use another "
-                "--workdir."
+                f"Another run is at work in {directory} ({_words(owner)}); wait for it, stop it, or use another {flag}."
             )
         if owner:
             announce(f"A run was killed here ({_words(owner)}); its lock is taken over.")
@@ -57,7 +58,7 @@ def _acquire(file: TextIO, announce: Callable[[str], None]) -> bool:
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
-        announce("This file system knows no locks: see to it that no second run works in the same workdir.")
+        announce("This file system knows no locks: see to it that no second run works in the same directory.")
     return True
 
 

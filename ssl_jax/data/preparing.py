@@ -5,12 +5,11 @@ written one by one under other names and renamed when they are whole, so that a 
 next; the directory has its final name when everything is there.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import io
 import json
+import logging
 import os
 import pathlib
 import re
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ssl_jax import lock
 from ssl_jax.core import UserError
 from ssl_jax.data.decode import Encoded, decode, why_broken
 from ssl_jax.data.layout import Layout, layout_of, tensorflow_datasets
@@ -29,7 +29,7 @@ from ssl_jax.data.source import Source
 from ssl_jax.data.tfds import FILE_NAMES
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-LOCK = ".lock"
+_log = logging.getLogger(__name__)
 _CHUNK = 256
 
 
@@ -88,7 +88,7 @@ def prepare(
         _check_same(final, plan)
     else:
         unfinished = final.with_name(f"{layout.version}.incomplete")
-        with _alone(unfinished):
+        with lock.hold(unfinished, _log.warning, what="directory", flag="--out or --name"):
             _begin(unfinished, plan)
             done, total = 0, sum(map(len, sources.values()))
             for split, source in sources.items():
@@ -98,18 +98,6 @@ def prepare(
             _finish(layout, unfinished, final, {split: len(source) for split, source in sources.items()}, shard_images)
     records = json.loads((final / "prepared.json").read_text(encoding="utf-8"))
     return Prepared(final, records["counts"], [tuple(entry) for entry in records["broken"]])
-
-
-@contextlib.contextmanager
-def _alone(unfinished: pathlib.Path) -> Iterator[None]:
-    """Make the directory, and keep other processes from preparing the same; the lock ends with the process."""
-    unfinished.mkdir(parents=True, exist_ok=True)
-    with (unfinished / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"Another process is at work in {unfinished}; wait for it, or stop it.") from error
-        yield
 
 
 def _report(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
@@ -124,7 +112,7 @@ def _begin(unfinished: pathlib.Path, plan: dict) -> None:
             raise UserError(
                 f"{unfinished} was begun with other data or settings; remove it, or give another --out or --name."
             )
-    elif any(path.name != LOCK for path in unfinished.iterdir()):
+    elif any(path.name != lock.FILE for path in unfinished.iterdir()):
         raise UserError(f"{unfinished} is not empty; remove it, or give another --out or --name.")
     else:
         _write_json(path, plan)
@@ -252,7 +240,12 @@ def _finish(layout: Layout, unfinished: pathlib.Path, final: pathlib.Path, count
     found = {split: len(names) for split, names in files.items()}
     _write_json(unfinished / "prepared.json", {"plan": plan, "counts": found, "broken": broken})
     os.replace(unfinished, final)
-    for path in [*final.glob("*.array_record-*.json"), *final.glob("*.writing"), final / "plan.json", final / LOCK]:
+    for path in [
+        *final.glob("*.array_record-*.json"),
+        *final.glob("*.writing"),
+        final / "plan.json",
+        final / lock.FILE,
+    ]:
         path.unlink()
 
 

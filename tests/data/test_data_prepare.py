@@ -158,7 +158,9 @@ def test_one_at_a_time(tmp_path):
     digits, seen = {"train": data.load("digits", "train[:9]")}, []
 
     def second(done: int, total: int) -> None:
-        with pytest.raises(UserError, match=r"Another process is at work in .*1\.0\.0\.incomplete; wait for it"):
+        with pytest.raises(
+            UserError, match=r"Another run is at work in .*1\.0\.0\.incomplete \(process \d+ on .*--out or --name"
+        ):
             data.prepare(digits, "digits", tmp_path)
         seen.append(done)
 
