@@ -1,10 +1,10 @@
 """Cross-entropy of hidden patches on prototypes, a tile of scores at a time; and Sinkhorn-Knopp so.
 
-Batch x patches x prototypes is 25,088 x 65,536 numbers on a device of DINOv2: 6.6 GB, of which scores, their softmax,
-targets and gradients are alive at once. Three things make that unnecessary:
+64 images of 2 x 196 patches have 25,088 x 65,536 scores on DINOv2's prototypes: 6.6 GB, and the student's, the teacher's,
+softmax, targets and gradients are alive at once. Three things make that unnecessary:
 
-- Only hidden patches enter the loss, and a sixth of them is hidden. They are sorted to the front, in as many tiles as
-  they fill; the tiles behind are passed over.
+- Only hidden patches enter the loss, 15 % of iBOT's. They are sorted to the front, in as many tiles as they fill; the
+  tiles behind are passed over.
 - A tile's rows are whole, so it gives its part of the loss and of the gradient at once, while its scores are there.
   Nothing is kept for the backward pass but the gradient itself, and nothing is computed twice.
 - What Sinkhorn-Knopp does to the columns is subtracting a number from each, as centring does; what it does to the rows
