@@ -1,7 +1,7 @@
 """Cross-entropy of hidden patches on prototypes, a tile of scores at a time; and Sinkhorn-Knopp so.
 
-64 images of 2 x 196 patches have 25,088 x 65,536 scores on DINOv2's prototypes: 6.6 GB, and the student's, the teacher's,
-softmax, targets and gradients are alive at once. Three things make that unnecessary:
+64 images of 2 x 196 patches have 25,088 x 65,536 scores on DINOv2's prototypes: 6.6 GB, of which the student's, the
+teacher's, softmax, targets and gradients are alive at once. Three things make that unnecessary:
 
 - Only hidden patches enter the loss, 15 % of iBOT's. They are sorted to the front, in as many tiles as they fill; the
   tiles behind are passed over.
