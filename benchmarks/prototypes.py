@@ -58,6 +58,7 @@ CASES = (
     Case("ibot", 64, 8_192),
     Case("dinov2", 64, 65_536),
     Case("dino", 64, 65_536),
+    Case("dino", 64, 1_024),
 )
 
 

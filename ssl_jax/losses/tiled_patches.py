@@ -228,7 +228,7 @@ def _forward(how: _How, params: PyTree, rows: Array, held: _Held) -> tuple[Array
 
 
 def _backward(how: _How, gradients: tuple[PyTree, Array], cotangent: Array) -> tuple[Any, ...]:
-    return *jax.tree.map(lambda g: (cotangent * g).astype(g.dtype), gradients), None
+    return *jax.tree.map(lambda g: (g.astype(cotangent.dtype) * cotangent).astype(g.dtype), gradients), None
 
 
 _loss.defvjp(_forward, _backward)
