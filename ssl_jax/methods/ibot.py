@@ -81,6 +81,7 @@ def ibot(
         patches, 2^24 of a device at a time (`losses.tiled_masked_cross_entropy`), with the same loss and gradient.
         "auto" is tiled beyond 2^26 scores, of patches x prototypes of the whole batch.
 
+    Differs from the authors' code in: dense scores all patches, where DINOv2 picks the hidden ones out first.
     The patches' loss is a mean over the hidden patches of a view, then over all views, as in both.
 
     Raises:
@@ -154,25 +155,18 @@ def ibot(
         return losses.masked_cross_entropy(targets, score(params, tokens), mask, temperature=temperature), center
 
     def tiled(params, tokens, teacher, seen, mask, center, tau):
-        """As `dense`, with a tile of scores at a time; the mean of scores is that of the mean patch."""
-        embedding = embed(teacher, seen.reshape(-1, seen.shape[-1]))
-        last = columns(teacher["last"], encoder.dtype)
+        """As `dense`, with a tile of scores at a time."""
+        embedding, last = embed(teacher, seen.reshape(-1, seen.shape[-1])), columns(teacher["last"], encoder.dtype)
         asked = losses.Patches(lambda last, rows: scores(rows, last), last, embedding.reshape(*mask.shape, -1))
         if sinkhorn:
-            target_center = losses.tiled_sinkhorn_center(asked, mask, epsilon=tau)
-        else:
-            mean = jnp.mean(embedding.astype(last.dtype), axis=0, dtype=embedding.dtype)
-            mean = scores(mean[None], last.astype(mean.dtype))[0]
-            target_center, center = center, ema(center, mean, center_momentum)
-        answers = losses.Patches(
-            lambda params, rows: scores(embed(params[0], rows), params[1]),
-            ({name: p for name, p in params.items() if name != "last"}, columns(params["last"], encoder.dtype)),
-            tokens,
-        )
-        loss = losses.tiled_masked_cross_entropy(
-            asked, answers, mask, target_center, teacher_temperature=tau, temperature=temperature
-        )
-        return loss, center
+            used = losses.tiled_sinkhorn_center(asked, mask, epsilon=tau)
+        else:  # the mean of scores is the score of the mean
+            mean = jnp.mean(embedding.astype(last.dtype), axis=0, dtype=embedding.dtype, keepdims=True)
+            used, center = center, ema(center, scores(mean, last.astype(mean.dtype))[0], center_momentum)
+        trained = {name: p for name, p in params.items() if name != "last"}, columns(params["last"], encoder.dtype)
+        answers = losses.Patches(lambda p, rows: scores(embed(p[0], rows), p[1]), trained, tokens)
+        how = {"teacher_temperature": tau, "temperature": temperature}
+        return losses.tiled_masked_cross_entropy(asked, answers, mask, used, **how), center
 
     def init(rng, batch):
         encoder_rng, head_rng, patch_rng = jax.random.split(rng, 3)
