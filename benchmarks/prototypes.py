@@ -53,6 +53,7 @@ class Case:
 
 
 CASES = (
+    Case("ibot", 4, 8_192, run=True),  # one tile holds all patches, so none can be passed over
     Case("ibot", 16, 8_192, run=True),
     Case("dinov2", 2, 65_536, run=True),
     Case("ibot", 64, 8_192),
