@@ -4,7 +4,7 @@ from ssl_jax.losses.barlow_twins import barlow_twins, cross_correlation
 from ssl_jax.losses.classification import accuracy, cross_entropy
 from ssl_jax.losses.detection import focal, giou, pairwise_iou
 from ssl_jax.losses.distributions import kl_divergence, soft_cross_entropy
-from ssl_jax.losses.forms import check_form
+from ssl_jax.losses.forms import WITHOUT_RING, check_form, is_tiled
 from ssl_jax.losses.infonce import (
     infonce,
     infonce_among,
@@ -23,9 +23,12 @@ from ssl_jax.losses.resident import logsumexp_over_resident, memory_mesh, memory
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.losses.soft_labels import soft_labels
 from ssl_jax.losses.streaming import logsumexp_of_others, logsumexp_over_keys
+from ssl_jax.losses.tiled_patches import Patches, tiled_masked_cross_entropy, tiled_sinkhorn_center
 from ssl_jax.losses.vicreg import vicreg, vicreg_terms
 
 __all__ = [
+    "WITHOUT_RING",
+    "Patches",
     "accuracy",
     "at_least_float32",
     "barlow_twins",
@@ -43,6 +46,7 @@ __all__ = [
     "infonce_logits",
     "infonce_with_accuracy",
     "inside_and_outside",
+    "is_tiled",
     "kl_divergence",
     "koleo",
     "l2_normalize",
@@ -65,6 +69,8 @@ __all__ = [
     "soft_cross_entropy",
     "soft_labels",
     "soft_targets",
+    "tiled_masked_cross_entropy",
+    "tiled_sinkhorn_center",
     "usage",
     "vicreg",
     "vicreg_terms",

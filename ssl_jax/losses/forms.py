@@ -7,6 +7,7 @@ from ssl_jax.core import UserError
 from ssl_jax.losses.streaming import AXIS, AnyMesh
 
 FORMS = ("auto", "dense", "tiled", "ring")
+WITHOUT_RING = FORMS[:3]
 DENSE_LOGITS = 2**26  # 8,192 x 8,192, those of SimCLR's batch of 4,096: 256 MB in float32, beside activations little
 
 
@@ -20,10 +21,20 @@ def ambient_mesh() -> AnyMesh | None:
     return mesh if kinds.get(AXIS) == AxisType.Auto else None
 
 
-def check_form(form: str) -> None:
+def check_form(form: str, forms: tuple[str, ...] = FORMS) -> None:
     """Raise a `UserError` if there is no such form."""
-    if form not in FORMS:
-        raise UserError(f"`form` is one of {', '.join(FORMS)}, not {form!r}.")
+    if form not in forms:
+        raise UserError(f"`form` is one of {', '.join(forms)}, not {form!r}.")
+
+
+def is_tiled(form: str, *, rows: int, columns: int) -> bool:
+    """Whether scores `[rows columns]` that need no ring are made in tiles: "auto" does so beyond `DENSE_LOGITS`.
+
+    Raises:
+      UserError: the form is none of `WITHOUT_RING`.
+    """
+    check_form(form, WITHOUT_RING)
+    return form == "tiled" or (form == "auto" and rows * columns > DENSE_LOGITS)
 
 
 def choose_form(form: str, *, rows: int, columns: int, mesh: Mesh | None = None) -> tuple[str, AnyMesh | None]:

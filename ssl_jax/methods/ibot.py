@@ -19,7 +19,7 @@ from ssl_jax.checks import check_momentum, check_positive, crops_of
 from ssl_jax.core import Card, Carry, Method, UserError
 from ssl_jax.memory import ema
 from ssl_jax.nets import ViT, functional
-from ssl_jax.nets.prototypes import PrototypeHead
+from ssl_jax.nets.prototypes import PrototypeHead, columns, scores
 from ssl_jax.schedules import Schedule, value_at
 
 CARD = Card(
@@ -51,6 +51,7 @@ def ibot(
     mask_probability: float = 0.5,
     examples: int | None = None,
     steps: int | None = None,
+    form: str = "auto",
 ) -> Method:
     """Build iBOT, or DINOv2's objective with `sinkhorn=True, koleo=0.1, shared_head=False`.
 
@@ -76,8 +77,11 @@ def ibot(
       mask_probability: of hiding any.
       examples: number of images in the data, for what is None.
       steps: length of the run, likewise.
+      form: how to make the patches' scores: "dense" has those of all patches at once; "tiled" makes those of hidden
+        patches, 2^24 of a device at a time (`losses.tiled_masked_cross_entropy`), with the same loss and gradient.
+        "auto" is tiled beyond 2^26 scores, of patches x prototypes of the whole batch.
 
-    Differs from the authors' code in: all patches pass through the head, where DINOv2 picks the hidden ones out first.
+    Differs from the authors' code in: dense scores all patches, where DINOv2 picks the hidden ones out first.
     The patches' loss is a mean over the hidden patches of a view, then over all views, as in both.
 
     Raises:
@@ -98,6 +102,7 @@ def ibot(
             ("momentum", momentum, small_data.teacher_momentum),
         )
     )
+    losses.check_form(form, losses.WITHOUT_RING)
     check_positive(prototypes=prototypes, hidden=hidden, bottleneck=bottleneck, temperature=temperature)
     for value in (teacher_temperature, patch_temperature):
         check_positive(teacher_temperature=float(value_at(value, jnp.zeros((), jnp.int32))))
@@ -108,6 +113,7 @@ def ibot(
     draw = functools.partial(augment.block_mask, ratio=mask_ratio, probability=mask_probability)
     jax.eval_shape(functools.partial(draw, grid=(2, 2)), jax.random.key(0))  # complains now rather than in the step
     head = PrototypeHead(prototypes, hidden, bottleneck, train_norms=train_norms, dtype=encoder.dtype)
+    trunk = head.clone(scored=False)
     patch_head = "head" if shared_head else "patch_head"
     student = encoder.clone(mask_token=True)
     calm = student.clone(drop_path=0.0)
@@ -128,30 +134,39 @@ def ibot(
 
     def score(params, tokens):
         """Scores of tokens [... d] with a head's parameters."""
-        (scores, _), _ = functional.apply(head, params, {}, tokens.reshape(-1, tokens.shape[-1]), train=True)
-        return scores.reshape(*tokens.shape[:-1], -1)
+        (found, _), _ = functional.apply(head, params, {}, tokens.reshape(-1, tokens.shape[-1]), train=True)
+        return found.reshape(*tokens.shape[:-1], -1)
 
-    def targets_of(scores, center, tau, where=None):
-        """Targets for scores [... k], and the next centre."""
+    def embed(params, rows):
+        """Unit vectors of rows [r d], which scores are made of."""
+        return functional.apply(trunk, params, {}, rows, train=True)[0][1]
+
+    def targets_of(given, center, tau, where=None):
+        """Targets for given scores [... k], and the next centre."""
         if sinkhorn:
-            flat = losses.sinkhorn(scores.reshape(-1, prototypes), epsilon=tau, where=where)
-            return flat.reshape(scores.shape), center
-        mean = jnp.mean(scores.reshape(-1, prototypes), axis=0)
-        return losses.soft_targets(scores, center, tau), ema(center, mean, center_momentum)
+            flat = losses.sinkhorn(given.reshape(-1, prototypes), epsilon=tau, where=where)
+            return flat.reshape(given.shape), center
+        mean = jnp.mean(given.reshape(-1, prototypes), axis=0)
+        return losses.soft_targets(given, center, tau), ema(center, mean, center_momentum)
 
-    def ask(teacher, memory, crop, mask, rng, step):
-        """The teacher's targets for class tokens [b v k] and patches [b v n k], and the next memory; all constants."""
-        tokens, _ = tokens_of(calm, teacher, crop, rng)
-        whole, center = targets_of(
-            score(teacher["head"], tokens[:, :, 0]), memory["center"], value_at(teacher_temperature, step)
-        )
-        patches, patch_center = targets_of(
-            score(teacher[patch_head], tokens[:, :, 1:]),
-            memory["patch_center"],
-            value_at(patch_temperature, step),
-            where=mask.reshape(-1),
-        )
-        return lax.stop_gradient((whole, patches, {"center": center, "patch_center": patch_center}))
+    def dense(params, tokens, teacher, seen, mask, center, tau):
+        """The patches' loss and the next centre, with all scores at once."""
+        targets, center = targets_of(score(teacher, seen), center, tau, where=mask.reshape(-1))
+        return losses.masked_cross_entropy(targets, score(params, tokens), mask, temperature=temperature), center
+
+    def tiled(params, tokens, teacher, seen, mask, center, tau):
+        """As `dense`, with a tile of scores at a time."""
+        embedding, last = embed(teacher, seen.reshape(-1, seen.shape[-1])), columns(teacher["last"], encoder.dtype)
+        asked = losses.Patches(lambda last, rows: scores(rows, last), last, embedding.reshape(*mask.shape, -1))
+        if sinkhorn:
+            used = losses.tiled_sinkhorn_center(asked, mask, epsilon=tau)
+        else:  # the mean of scores is the score of the mean
+            mean = jnp.mean(embedding.astype(last.dtype), axis=0, dtype=embedding.dtype, keepdims=True)
+            used, center = center, ema(center, scores(mean, last.astype(mean.dtype))[0], center_momentum)
+        trained = {name: p for name, p in params.items() if name != "last"}, columns(params["last"], encoder.dtype)
+        answers = losses.Patches(lambda p, rows: scores(embed(p[0], rows), p[1]), trained, tokens)
+        how = {"teacher_temperature": tau, "temperature": temperature}
+        return losses.tiled_masked_cross_entropy(asked, answers, mask, used, **how), center
 
     def init(rng, batch):
         encoder_rng, head_rng, patch_rng = jax.random.split(rng, 3)
@@ -172,13 +187,24 @@ def ibot(
         crops = crops_of(batch, views=2)
         mask_rng, *rngs = jax.random.split(rng, 1 + len(crops))
         mask = hide(mask_rng, crops[0])
-        targets, patch_targets, memory = ask(carry.teacher["params"], carry.memory, crops[0], mask, rngs[0], step)
+        teacher, memory = lax.stop_gradient((carry.teacher["params"], carry.memory))
+        seen, _ = tokens_of(calm, teacher, crops[0], rngs[0])
+        tau = value_at(teacher_temperature, step)
+        targets, center = targets_of(score(teacher["head"], seen[:, :, 0]), memory["center"], tau)
         large, pooled = tokens_of(student, params, crops[0], rngs[0], mask)
         small = [tokens_of(student, params, crop, r)[0][:, :, 0] for crop, r in zip(crops[1:], rngs[1:], strict=True)]
-        scores = score(params["head"], jnp.concatenate([large[:, :, 0], *small], axis=1))
-        class_loss = losses.cross_view_entropy(targets, scores, temperature=temperature)
-        patch_scores = score(params[patch_head], large[:, :, 1:])
-        patch_loss = losses.masked_cross_entropy(patch_targets, patch_scores, mask, temperature=temperature)
+        predicted = score(params["head"], jnp.concatenate([large[:, :, 0], *small], axis=1))
+        class_loss = losses.cross_view_entropy(targets, predicted, temperature=temperature)
+        patches = tiled if losses.is_tiled(form, rows=mask.size, columns=prototypes) else dense
+        patch_loss, patch_center = patches(
+            params[patch_head],
+            large[:, :, 1:],
+            teacher[patch_head],
+            seen[:, :, 1:],
+            mask,
+            memory["patch_center"],
+            value_at(patch_temperature, step),
+        )
         value = class_loss + patch_weight * patch_loss
         if koleo:
             value = value + koleo * sum(losses.koleo(large[:, i, 0]) for i in range(large.shape[1]))
@@ -189,6 +215,7 @@ def ibot(
             "hidden_patches": jnp.mean(mask.astype(jnp.float32)),
             "features": pooled[:, 0],
         }
+        memory = {"center": center, "patch_center": patch_center}
         return value, (carry.replace(memory=memory), metrics)
 
     def update(params, carry, step):

@@ -26,6 +26,7 @@ class PrototypeHead(nn.Module):
       norm: batch norm after the hidden layers.
       train_norms: let the prototypes' norms be trained (the authors' `norm_last_layer` false); they start at 1.
       dtype: of the arithmetic. Parameters and the output are float32.
+      scored: give scores; else None in their place, and the last layer's parameters need not be there.
     """
 
     prototypes: int
@@ -35,9 +36,10 @@ class PrototypeHead(nn.Module):
     norm: bool = False
     train_norms: bool = False
     dtype: DTypeLike = jnp.float32
+    scored: bool = True
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b i"], train: bool) -> tuple[Float[Array, "b k"], Float[Array, "b d"]]:
+    def __call__(self, x: Float[Array, "b i"], train: bool) -> tuple[Float[Array, "b k"] | None, Float[Array, "b d"]]:
         """Return scores `[b k]` and the normalised bottleneck `[b d]`."""
         for i in range(self.layers - 1):
             x = Dense(self.hidden, self.dtype, name=f"dense{i}")(x)
@@ -46,7 +48,7 @@ class PrototypeHead(nn.Module):
             x = gelu(x)
         inside = at_least_float32(self.dtype)
         x = unit(Dense(self.bottleneck, self.dtype, name=f"dense{self.layers - 1}")(x).astype(inside), axis=-1)
-        return Prototypes(self.prototypes, self.train_norms, self.dtype, name="last")(x), x
+        return Prototypes(self.prototypes, self.train_norms, self.dtype, name="last")(x) if self.scored else None, x
 
 
 class Prototypes(nn.Module):
@@ -59,14 +61,25 @@ class Prototypes(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b d"], train: bool = True) -> Float[Array, "b k"]:
         """Map unit vectors to scores; `train` changes nothing."""
-        inside = at_least_float32(self.dtype)
-        kernel = unit(self.param("kernel", LAST_INIT, (x.shape[-1], self.features), jnp.float32).astype(inside), axis=0)
+        params = {"kernel": self.param("kernel", LAST_INIT, (x.shape[-1], self.features), jnp.float32)}
         if self.train_norms:
-            kernel = kernel * self.param("scale", nn.initializers.ones, (self.features,), jnp.float32)[None].astype(
-                inside
-            )
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        return jnp.matmul(x, kernel, precision="highest", preferred_element_type=inside)
+            params["scale"] = self.param("scale", nn.initializers.ones, (self.features,), jnp.float32)
+        return scores(x, columns(params, self.dtype))
+
+
+def columns(params: dict[str, Array], dtype: DTypeLike = jnp.float32) -> Float[Array, "d k"]:
+    """The prototypes, from the parameters of `Prototypes`, in the dtype that scores are made in."""
+    inside = at_least_float32(dtype)
+    kernel = unit(params["kernel"].astype(inside), axis=0)
+    if "scale" in params:
+        kernel = kernel * params["scale"][None].astype(inside)
+    return kernel.astype(dtype)
+
+
+def scores(x: Float[Array, "b d"], prototypes: Float[Array, "d k"]) -> Float[Array, "b k"]:
+    """Inner products with `columns`, taken in their dtype and added up in at least float32."""
+    inside = at_least_float32(prototypes.dtype)
+    return jnp.matmul(x.astype(prototypes.dtype), prototypes, precision="highest", preferred_element_type=inside)
 
 
 def unit(x: Float[Array, "n d"], axis: int, eps: float = 1e-12) -> Float[Array, "n d"]:
