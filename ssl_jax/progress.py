@@ -1,7 +1,10 @@
-"""The line that shows how a run is doing."""
+"""The line that shows how a run is doing, and what there is to say before the first one."""
 
+import contextlib
 import io
+import logging
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
 
@@ -51,3 +54,24 @@ class Progress:
         if self.in_place:
             self.stream.write("\n")
             self.stream.flush()
+
+
+@contextlib.contextmanager
+def log_shown() -> Iterator[None]:
+    """Show what the library logs on standard error: warnings, and of the first process also how far long work is."""
+    log, handler = logging.getLogger("ssl_jax"), logging.StreamHandler()
+    handler.addFilter(lambda record: record.levelno > logging.INFO or _is_first())
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def _is_first() -> bool:
+    from ssl_jax import hosts  # JAX is heavy
+
+    return hosts.is_first()

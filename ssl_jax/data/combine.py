@@ -2,7 +2,7 @@
 
 import collections
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,17 +77,20 @@ class Joined(Source):
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def __getitem__(self, index: Any) -> Examples:
-        rows = np.arange(len(self))[index]
+    def places(self, rows: Integer[np.ndarray, " n"]) -> Iterator[tuple[Source, np.ndarray, np.ndarray]]:
+        """Whose these rows are: each source that has any of them, its own numbers of them, and their places here."""
         which = np.searchsorted(self.ends, rows, side="right")
-        starts = self.ends - [len(source) for source in self.sources]
-        used = np.unique(which)
-        parts = [self.sources[i][rows[which == i] - starts[i]] for i in used]
+        for i in np.unique(which):
+            mine = np.flatnonzero(which == i)
+            yield self.sources[i], rows[mine] - (self.ends[i] - len(self.sources[i])), mine
+
+    def __getitem__(self, index: Any) -> Examples:
+        found = list(self.places(np.arange(len(self))[index]))
+        parts = [source[own] for source, own, _ in found]
         shapes = {part["image"].shape[1:] for part in parts}
         if len(shapes) > 1:
             raise UserError(f"the parts of {self.name} hold images of shapes {sorted(shapes)}; give an image_size.")
-        # Grouped by source, in the order of `which`; undo that order.
-        back = np.argsort(np.argsort(which, kind="stable"), kind="stable")
+        back = np.argsort(np.concatenate([mine for _, _, mine in found]))  # from the order of sources to that of rows
         keys = ["image"] if self.classes is None else ["image", "label"]
         if self.box_classes is not None:
             keys += [key for key in parts[0] if key not in ("image", "label")]
