@@ -23,6 +23,7 @@ TELL_EVERY = 5.0  # seconds
 _CHUNK = 1024
 ATTEMPTS = 100  # images after a damaged one that are tried in its place
 _log = logging.getLogger(__name__)
+_ALIKE = {"alike": True}  # marks what all processes of a run log, so that one may speak for all
 T = TypeVar("T")
 
 
@@ -195,7 +196,8 @@ def report_skipped(name: str, skipped: np.ndarray, n: int) -> None:
     if len(skipped) == n:
         raise UserError(f"none of the {n} files of {name} is a readable image, such as {_few(skipped)}; check them.")
     if len(skipped):
-        _log.warning("skipped %d of %d files of %s, no readable images: %s", len(skipped), n, name, _few(skipped))
+        text = "skipped %d of %d files of %s, no readable images: %s"
+        _log.warning(text, len(skipped), n, name, _few(skipped), extra=_ALIKE)
 
 
 @functools.cache
@@ -217,7 +219,8 @@ def told_chunks(n: int, name: str) -> Iterator[np.ndarray]:
         done, now = int(rows[-1]) + 1, time.monotonic()
         if now - told >= TELL_EVERY and done < n:
             left = (now - began) / done * (n - done)
-            _log.info("reading %s into memory: %d of %d images, some %d seconds to go", name, done, n, left)
+            text = "reading %s into memory: %d of %d images, some %d seconds to go"
+            _log.info(text, name, done, n, left, extra=_ALIKE)
             told = now
 
 
