@@ -1,8 +1,7 @@
 """Sources made of other sources: some rows of one, or several after each other."""
 
-import collections
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +43,32 @@ class Subset(Source):
         return self.source[self.rows[index]]
 
 
+class _Together(Mapping[str, str]):
+    """What several sources say of their files, live; a source's name stands before its files' if they have several."""
+
+    def __init__(self, sources: Sequence[Source], said: Sequence[Mapping[str, str]]):
+        several = len({source.name for source in sources}) > 1
+        nested = [isinstance(source, Joined) and len({part.name for part in source.sources}) > 1 for source in sources]
+        self.parts = [
+            (f"{source.name}: " if several and not named else "", of_source)
+            for source, named, of_source in zip(sources, nested, said, strict=True)
+        ]
+
+    def __getitem__(self, name: str) -> str:
+        for before, said in self.parts:
+            file = name.removeprefix(before)
+            if before + file == name and file in said:
+                return said[file]
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        # Copied at once, since threads that decode add to what is damaged.
+        return iter(dict.fromkeys(before + file for before, said in self.parts for file in list(said)))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
 class Joined(Source):
     """Several sources after each other: rows count through the first, then the second, and so on.
 
@@ -58,8 +83,8 @@ class Joined(Source):
         same = all(source.box_classes == sources[0].box_classes for source in sources)
         self.box_classes = sources[0].box_classes if same else None
         self.in_memory = all(source.in_memory for source in sources)
-        self.damaged = collections.ChainMap(*(source.damaged for source in sources))  # type: ignore[arg-type]
-        self.left_out = {file: why for source in sources for file, why in source.left_out.items()}
+        self.damaged = _Together(sources, [source.damaged for source in sources])
+        self.left_out = _Together(sources, [source.left_out for source in sources])
         files = [source.files for source in sources if source.files is not None]
         self.files = np.concatenate(files) if len(files) == len(sources) else None
 

@@ -12,7 +12,7 @@ from ssl_jax.data.crops import Crop, boxes
 from ssl_jax.data.decode import Encoded
 from ssl_jax.data.mixture import Mixture
 from ssl_jax.data.source import Examples, Source, digest
-from ssl_jax.data.stored import is_stored, leaves, map_stored
+from ssl_jax.data.stored import channels_of, is_stored, map_stored
 
 
 class CroppedSource(Source):
@@ -41,7 +41,7 @@ class CroppedSource(Source):
                 f"Crops on the host are for images that are decoded when they are read, and {source.name} {why}; use "
                 "--config.host_crop=no."
             )
-        channels = {leaf.shape[-1] for leaf in leaves(source)}
+        channels = channels_of(source)
         if len(channels) > 1:
             raise UserError(f"The parts of {source.name} are grey and coloured; give channels=1 or channels=3.")
         if not crops or seed < 0:

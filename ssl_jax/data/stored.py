@@ -29,6 +29,11 @@ def is_stored(source: Source) -> bool:
     return all(isinstance(leaf, LazySource | ArraySource) and leaf.box_classes is None for leaf in leaves(source))
 
 
+def channels_of(source: Source) -> set[int]:
+    """Numbers of channels of the images of a source that `is_stored`: one, unless its parts differ."""
+    return {leaf.shape[-1] for leaf in leaves(source) if isinstance(leaf, LazySource | ArraySource)}
+
+
 def map_stored(
     source: Source, rows: Integer[np.ndarray, " n"], function: Callable[[int, Encoded], T | str]
 ) -> tuple[list[T], Sequence[int]]:
