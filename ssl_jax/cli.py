@@ -16,6 +16,7 @@ from absl import flags, logging
 from ssl_jax import host_flags
 from ssl_jax.config_flag import check_tuples, config_error, config_names, define_config
 from ssl_jax.core import UserError
+from ssl_jax.progress import log_shown
 
 USAGE = """Self-supervised image representation learning in JAX.
 
@@ -356,7 +357,7 @@ def run(argv: Sequence[str]) -> None:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UserError(f"Unknown command {command!r}; there is {', '.join(COMMANDS)}.{hint}")
-    with _settings():
+    with _settings(), log_shown():
         COMMANDS[command](rest)
 
 

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from ssl_jax import augment, data, methods, nets, optim, schedules, teachers
 from ssl_jax.checks import check_positive
 from ssl_jax.core import Method, TrainState, UserError
-from ssl_jax.data.lazy import LazySource
+from ssl_jax.data.stored import is_stored
 from ssl_jax.evaluation import embed
 from ssl_jax.micro_batches import gradient_accumulation, gradient_caching
 from ssl_jax.sharding import DATA, data_mesh
@@ -133,7 +133,8 @@ def build_inputs(config: ConfigDict, source: data.Source, recipe: augment.Recipe
         raise UserError(
             f"The views of {config.augment} are no independent crops of the image; use --config.host_crop=no."
         )
-    if config.host_crop == "no" or (config.host_crop == "auto" and not (possible and isinstance(source, LazySource))):
+    pays = possible and is_stored(source) and not source.in_memory
+    if config.host_crop == "no" or (config.host_crop == "auto" and not pays):
         return source
     crops = tuple(
         data.Crop(size=size, scale=view.crop_scale, ratio=view.crop_ratio, method=view.method)

@@ -269,7 +269,7 @@ def _loop(experiment, state, watch, checkpoints, position, writer, counted, dama
         trees = {"state": state} if watch.probe is None else {"state": state, "probe": watch.probe}
         checkpoints.save(step, trees, {**position, "step": step, **counted.counts()}, force=force)
 
-    with signals.catch() as caught:
+    with signals.catch(silent=not hosts.is_first()) as caught:
         iterator = train(
             experiment.method,
             experiment.inputs,
@@ -288,6 +288,8 @@ def _loop(experiment, state, watch, checkpoints, position, writer, counted, dama
             watch.see(metrics, batch)
             seen_images += config.batch_size
             last, stop = step == steps, vote.any(bool(caught))
+            if stop and not caught:
+                announce("Another process was asked to stop: stopping after this step, and saving.")
             saving = step % config.checkpoint_every == 0 or last or stop
             if step % config.log_every == 0 or saving or step == 1 or counted.due():
                 stuck = counted.count(step)

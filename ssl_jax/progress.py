@@ -1,7 +1,10 @@
-"""The line that shows how a run is doing."""
+"""The line that shows how a run is doing, and what there is to say before the first one."""
 
+import contextlib
 import io
+import logging
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
 
@@ -51,3 +54,42 @@ class Progress:
         if self.in_place:
             self.stream.write("\n")
             self.stream.flush()
+
+
+class _Once(logging.Filter):
+    """Lets a text pass once, and of what all processes of a run say alike, that of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        new = text not in self.seen
+        self.seen.add(text)
+        return new and (not getattr(record, "alike", False) or _is_first())
+
+
+@contextlib.contextmanager
+def log_shown() -> Iterator[None]:
+    """Show what the library logs on standard error, each line once: warnings, and how far long work is.
+
+    A command may read the same images several times, as a run and its report do, and would warn of them each time.
+    """
+    log, handler = logging.getLogger("ssl_jax"), logging.StreamHandler()
+    handler.addFilter(_Once())
+    before = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False  # absl gives the root logger a handler, which would say all of it again
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.level, log.propagate = before
+
+
+def _is_first() -> bool:
+    from ssl_jax import hosts  # JAX is heavy
+
+    return hosts.is_first()

@@ -37,8 +37,8 @@ class Signals:
 
 
 @contextlib.contextmanager
-def catch() -> Iterator[Signals]:
-    """Collect signals for the loop to see.
+def catch(*, silent: bool = False) -> Iterator[Signals]:
+    """Collect signals for the loop to see, and say what they do unless `silent`.
 
     Python runs handlers between two of its own instructions, which may be minutes apart while a program is compiled.
     What must not wait is done by a thread that hears of signals from the system: ending the process.
@@ -52,7 +52,7 @@ def catch() -> Iterator[Signals]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    thread = threading.Thread(target=_listen, args=(reader, signals, numbers), daemon=True)
+    thread = threading.Thread(target=_listen, args=(reader, signals, numbers, silent), daemon=True)
     thread.start()
     try:
         yield signals
@@ -65,16 +65,16 @@ def catch() -> Iterator[Signals]:
             signal.signal(number, handler)
 
 
-def _listen(reader: int, signals: Signals, numbers: tuple[int, ...]) -> None:
-    heard = 0
+def _listen(reader: int, signals: Signals, numbers: tuple[int, ...], silent: bool) -> None:
+    say, heard = (lambda text: None) if silent else _say, 0
     while byte := os.read(reader, 1):
         if byte[0] not in numbers:
             continue
         heard += 1
         if heard > 1 or not signals.unsaved:
-            _say("ended at once; the same command goes on from the newest checkpoint.")
+            say("ended at once; the same command goes on from the newest checkpoint.")
             os._exit(128 + byte[0])
-        _say("stopping after this step, and saving; a second signal ends the run at once.")
+        say("stopping after this step, and saving; a second signal ends the run at once.")
 
 
 def _say(text: str) -> None:

@@ -2,7 +2,7 @@
 
 python tests/several_processes.py HOST:PORT COUNT I FILE.npz [DIRECTORY EVERY]
 
-The last two: a run to go on with, and after how many steps to save.
+The last two: a run to go on with, and after how many steps to save. Two processes have the state split between them.
 """
 
 import sys
@@ -15,9 +15,13 @@ from test_devices import widen
 from ssl_jax import hosts, make_train_step
 from ssl_jax.core import UserError
 from ssl_jax.pretrain import pretrain
+from ssl_jax.sharding import whole
+from ssl_jax.sharding_rules import REPLICATED, Rules, rules_of, state_shardings
 
 NAME = "simclr"
 FIELDS = {"optimizer": "sgd", "steps": 10, "log_every": 1, "checkpoint_every": 1, "keep_checkpoints": 99}
+
+EVERYTHING = ((".", "largest"),)  # arrays too small for fsdp are split as well
 
 
 def local(batch: dict) -> dict:
@@ -26,18 +30,21 @@ def local(batch: dict) -> dict:
     return jax.tree.map(lambda x: x[jax.process_index() * share :][:share], batch)
 
 
-def parameters(devices: int) -> dict[str, np.ndarray]:
-    """After twenty steps of SGD in float64, from one batch of views."""
+def parameters(devices: int, sharding: Rules = REPLICATED) -> dict[str, np.ndarray]:
+    """After twenty steps of SGD in float64, from one batch of views, with the state split by some rules."""
     start = recipes.initial(NAME, devices)
     batch = recipes.viewed(NAME, jax.random.key(1), recipes.batches(NAME)[0])
     with jax.enable_x64(True):
         parts = recipes.experiment(NAME, devices, "float64")
-        step, state = make_train_step(parts.method, recipes.SGD, mesh=parts.mesh), widen(start)
+        step, state = make_train_step(parts.method, recipes.SGD, mesh=parts.mesh, sharding=sharding), widen(start)
+        state = jax.device_put(state, state_shardings(state, sharding, parts.mesh))
+        assert all(x.is_fully_replicated for x in jax.tree.leaves(state.params)) == (not sharding)
         batch = {**batch, "views": jax.tree.map(lambda x: np.asarray(x, np.float64), batch["views"])}
         batch = recipes.on_devices(NAME, local(batch), devices)
         for _ in range(20):
             state, _ = step(state, batch)
-    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(state.params)}
+        params = whole(state.params, parts.mesh)
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(params)}
 
 
 def talk(count: int, me: int) -> None:
@@ -69,7 +76,7 @@ if __name__ == "__main__":
     address, count, me, file = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     with hosts.session(coordinator=address, processes=count, process=me, timeout=120):
         talk(count, me)
-        found = parameters(count)
+        found = parameters(count, rules_of("fsdp", own=EVERYTHING) if count == 2 else REPLICATED)
         if me == 0:
             np.savez(file, **found)
         if sys.argv[5:]:

@@ -228,7 +228,7 @@ def on_photos(workdir: pathlib.Path, folder: pathlib.Path, *flags: str) -> list[
     return pretrain(workdir, f"--config.data=folder:{folder}", "--config.steps=2", "--config.batch_size=16", *flags)
 
 
-def test_files_that_are_no_images_are_skipped_with_a_count(capsys, caplog, photos, tmp_path):
+def test_files_that_are_no_images_are_skipped_with_a_count(capsys, photos, tmp_path):
     whole = (photos / "0.png").read_bytes()
     for i in range(40):  # more than fit into the test split, so that some are met in training
         (photos / f"cut{i}.png").write_bytes(whole[: len(whole) // 2])
@@ -238,8 +238,9 @@ def test_files_that_are_no_images_are_skipped_with_a_count(capsys, caplog, photo
         r"(\d\d) of the \d\d images .* are damaged, more than the share of 0.01 .* cut\d+.png \(truncated\)", said
     )
     assert cli.main(on_photos(tmp_path / "run", photos, "--config.max_damaged=0.6")) == 0
-    assert re.search(r"skipped 1 of \d+ files .* text.jpg", caplog.text)
-    assert re.search(r"skipped \d\d of \d+ files", caplog.text)
+    told = capsys.readouterr().err
+    assert re.search(r"skipped 1 of \d+ files .* text.jpg", told)
+    assert re.search(r"skipped \d\d of \d+ files", told)
     for path in photos.iterdir():
         path.write_text("no image")
     assert "is a readable image" in sentence(capsys, *on_photos(tmp_path / "other", photos))

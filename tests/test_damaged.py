@@ -13,7 +13,9 @@ from ssl_jax import UserError, data, workdir
 from ssl_jax.damaged import FILE, Damaged
 from ssl_jax.data import lazy
 from ssl_jax.experiment import build
+from ssl_jax.gallery import write_report
 from ssl_jax.pretrain import pretrain
+from ssl_jax.progress import log_shown
 from ssl_jax.verify import verify
 
 FIELDS = {"steps": 3, "log_every": 1, "checkpoint_every": 3, "knn_every": -1, "probe": False, "view_size": 8}
@@ -41,14 +43,21 @@ def config(photos, **fields):
     return made
 
 
-def test_a_run_of_crops(photos, tmp_path):
-    """It repeats to the bit, names what is damaged, stops above a limit, and goes on when that is raised."""
+def test_a_run_of_crops(photos, tmp_path, capsys):
+    """It repeats to the bit, names what is damaged, stops above a limit, and goes on when that is raised.
+
+    The report reads the damaged images again, shows others in their place, and says so no second time.
+    """
     workdir_ = tmp_path / "run"
     train = len(data.load(f"folder:{photos}", "train", image_size=8))
     with pytest.raises(UserError, match=r"images of .* are damaged, more than the share of 0\.01 .* mend or remove"):
         pretrain(config(photos), workdir_, announce=lambda text: None)
     first = (workdir_ / FILE).read_text()
-    pretrain(config(photos, max_damaged=0.5), workdir_, announce=lambda text: None)
+    with log_shown():
+        pretrain(config(photos, max_damaged=0.5), workdir_, announce=lambda text: None)
+        assert "neighbours" in write_report(workdir_).read_text()
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("damaged image of")]
+    assert len(set(said)) == len(said) > 0
     rows = [json.loads(line) for line in (workdir_ / FILE).read_text().splitlines()]
     assert (workdir_ / FILE).read_text().startswith(first)
     assert {row["file"] for row in rows} <= {"07.jpg", "37.jpg", "67.jpg"}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import recipes
 import several_processes
-from several_processes import FIELDS
+from several_processes import EVERYTHING, FIELDS
 
 from ssl_jax import hosts, train
 from ssl_jax.checkpoint import Checkpoints
@@ -47,7 +47,10 @@ def end(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def train_as_one(count: int, folder: pathlib.Path, *more: str) -> None:
-    """Twenty steps in float64 to 1e-9 (the checkpoints below have float32); and errors of one are errors of all."""
+    """Twenty steps in float64 to 1e-9 (the checkpoints below have float32); and errors of one are errors of all.
+
+    Two processes have the state split between them (fsdp), four have it whole, and so has the process here.
+    """
     file, address = folder / f"{count}.npz", free_port()
     group = [start(SCRIPT, address, str(count), str(i), str(file), *more) for i in range(count)]
     expected = several_processes.parameters(count)
@@ -83,9 +86,13 @@ def assert_close(a: TrainState, b: TrainState) -> None:
 
 
 def test_a_run_that_loses_a_process_goes_on_with_another_number_of_them(tmp_path):
-    """The command line: both train, the first alone speaks; one is killed, the other ends; one and four go on."""
+    """The command line: both train, the first alone speaks; one is killed, the other ends; one and four go on.
+
+    The two split the state (fsdp); those that go on have it whole.
+    """
     directory, address = tmp_path / "run", free_port()
-    settings = [f"--config.{name}={value}" for name, value in {**FIELDS, "knn_every": 1}.items()]
+    split = {"sharding": "fsdp", "sharding_rules": EVERYTHING}
+    settings = [f"--config.{name}={value}" for name, value in {**FIELDS, **split, "knn_every": 1}.items()]
     command = ["-m", "ssl_jax", "pretrain", "--config=simclr:test", f"--workdir={directory}", *settings]
     command += [f"--coordinator={address}", "--processes=2", "--host_timeout=20"]
     pair = [start(*command, f"--process={i}") for i in range(2)]

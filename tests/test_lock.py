@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 import recipes
 
-from ssl_jax import UserError, lock
+from ssl_jax import UserError, lock, signals
 from ssl_jax.pretrain import out_of_memory, pretrain
 
 
@@ -89,6 +89,15 @@ def test_second_signal_ends_the_run_at_once(number):
         assert process.wait(timeout=20) == 128 + number
         assert time.monotonic() - began < 5
         process.communicate()
+
+
+def test_of_several_processes_one_says_that_it_stops(capfd):
+    for silent in (False, True):
+        with signals.catch(silent=silent) as caught:
+            caught.unsaved = True
+            signal.raise_signal(signal.SIGTERM)
+        assert caught.seen == [signal.SIGTERM]
+        assert capfd.readouterr().err.count("stopping after this step, and saving") == (not silent)
 
 
 def test_out_of_memory_names_the_settings_that_help():

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, Integer
 
-from ssl_jax.data.lazy import IN_MEMORY_BYTES, pool
+from ssl_jax.data.lazy import IN_MEMORY_BYTES, pool, told_chunks
 from ssl_jax.data.source import ArraySource, Examples, Source, digest
 
 
@@ -83,7 +83,8 @@ class BoxedSource(Source):
         """Read everything into memory if the images take at most a gigabyte; else return self."""
         if len(self) * math.prod(self.shape) > IN_MEMORY_BYTES:
             return self
-        extras = self[np.arange(len(self))]
+        chunks = [self[rows] for rows in told_chunks(len(self), self.name)]
+        extras = {key: np.concatenate([chunk.pop(key) for chunk in chunks]) for key in list(chunks[0])}
         images = extras.pop("image")
         return ArraySource(images, None, None, self.name, self.fingerprint, self.files, extras, self.box_classes)
 

@@ -1,8 +1,7 @@
 """Sources made of other sources: some rows of one, or several after each other."""
 
-import collections
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +43,32 @@ class Subset(Source):
         return self.source[self.rows[index]]
 
 
+class _Together(Mapping[str, str]):
+    """What several sources say of their files, live; a source's name stands before its files' if they have several."""
+
+    def __init__(self, sources: Sequence[Source], said: Sequence[Mapping[str, str]]):
+        several = len({source.name for source in sources}) > 1
+        nested = [isinstance(source, Joined) and len({part.name for part in source.sources}) > 1 for source in sources]
+        self.parts = [
+            (f"{source.name}: " if several and not named else "", of_source)
+            for source, named, of_source in zip(sources, nested, said, strict=True)
+        ]
+
+    def __getitem__(self, name: str) -> str:
+        for before, said in self.parts:
+            file = name.removeprefix(before)
+            if before + file == name and file in said:
+                return said[file]
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        # Copied at once, since threads that decode add to what is damaged.
+        return iter(dict.fromkeys(before + file for before, said in self.parts for file in list(said)))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
 class Joined(Source):
     """Several sources after each other: rows count through the first, then the second, and so on.
 
@@ -58,8 +83,8 @@ class Joined(Source):
         same = all(source.box_classes == sources[0].box_classes for source in sources)
         self.box_classes = sources[0].box_classes if same else None
         self.in_memory = all(source.in_memory for source in sources)
-        self.damaged = collections.ChainMap(*(source.damaged for source in sources))  # type: ignore[arg-type]
-        self.left_out = {file: why for source in sources for file, why in source.left_out.items()}
+        self.damaged = _Together(sources, [source.damaged for source in sources])
+        self.left_out = _Together(sources, [source.left_out for source in sources])
         files = [source.files for source in sources if source.files is not None]
         self.files = np.concatenate(files) if len(files) == len(sources) else None
 
@@ -77,17 +102,20 @@ class Joined(Source):
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def __getitem__(self, index: Any) -> Examples:
-        rows = np.arange(len(self))[index]
+    def places(self, rows: Integer[np.ndarray, " n"]) -> Iterator[tuple[Source, np.ndarray, np.ndarray]]:
+        """Whose these rows are: each source that has any of them, its own numbers of them, and their places here."""
         which = np.searchsorted(self.ends, rows, side="right")
-        starts = self.ends - [len(source) for source in self.sources]
-        used = np.unique(which)
-        parts = [self.sources[i][rows[which == i] - starts[i]] for i in used]
+        for i in np.unique(which):
+            mine = np.flatnonzero(which == i)
+            yield self.sources[i], rows[mine] - (self.ends[i] - len(self.sources[i])), mine
+
+    def __getitem__(self, index: Any) -> Examples:
+        found = list(self.places(np.arange(len(self))[index]))
+        parts = [source[own] for source, own, _ in found]
         shapes = {part["image"].shape[1:] for part in parts}
         if len(shapes) > 1:
             raise UserError(f"the parts of {self.name} hold images of shapes {sorted(shapes)}; give an image_size.")
-        # Grouped by source, in the order of `which`; undo that order.
-        back = np.argsort(np.argsort(which, kind="stable"), kind="stable")
+        back = np.argsort(np.concatenate([mine for _, _, mine in found]))  # from the order of sources to that of rows
         keys = ["image"] if self.classes is None else ["image", "label"]
         if self.box_classes is not None:
             keys += [key for key in parts[0] if key not in ("image", "label")]

@@ -5,7 +5,8 @@ import functools
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -18,9 +19,11 @@ from ssl_jax.data.decode import Encoded, decode_or_why
 from ssl_jax.data.source import ArraySource, Examples, Source, digest
 
 IN_MEMORY_BYTES = 1_000_000_000
+TELL_EVERY = 5.0  # seconds
 _CHUNK = 1024
 ATTEMPTS = 100  # images after a damaged one that are tried in its place
 _log = logging.getLogger(__name__)
+_ALIKE = {"alike": True}  # marks what all processes of a run log, so that one may speak for all
 T = TypeVar("T")
 
 
@@ -157,7 +160,7 @@ class LazySource(Source):
             images[row], whole[row] = image, True
             return True
 
-        for rows in _chunks(np.arange(len(self))):
+        for rows in told_chunks(len(self), self.name):
             _, labels[rows] = self._try(rows, rows.tolist(), decode)
         skipped = np.array([f"{name} ({why})" for name, why in self.damaged.items()], object)
         report_skipped(self.name, skipped, len(self))
@@ -193,7 +196,8 @@ def report_skipped(name: str, skipped: np.ndarray, n: int) -> None:
     if len(skipped) == n:
         raise UserError(f"none of the {n} files of {name} is a readable image, such as {_few(skipped)}; check them.")
     if len(skipped):
-        _log.warning("skipped %d of %d files of %s, no readable images: %s", len(skipped), n, name, _few(skipped))
+        text = "skipped %d of %d files of %s, no readable images: %s"
+        _log.warning(text, len(skipped), n, name, _few(skipped), extra=_ALIKE)
 
 
 @functools.cache
@@ -205,6 +209,19 @@ def pool() -> ThreadPoolExecutor:
 
 def _chunks(items: np.ndarray) -> Iterable[np.ndarray]:
     return (items[first : first + _CHUNK] for first in range(0, len(items), _CHUNK))
+
+
+def told_chunks(n: int, name: str) -> Iterator[np.ndarray]:
+    """Rows to be read into memory, in chunks; the log tells how far it is (INFO), first after some seconds."""
+    began = told = time.monotonic()
+    for rows in _chunks(np.arange(n)):
+        yield rows
+        done, now = int(rows[-1]) + 1, time.monotonic()
+        if now - told >= TELL_EVERY and done < n:
+            left = (now - began) / done * (n - done)
+            text = "reading %s into memory: %d of %d images, some %d seconds to go"
+            _log.info(text, name, done, n, left, extra=_ALIKE)
+            told = now
 
 
 def _few(items: np.ndarray) -> str:

@@ -43,7 +43,7 @@ def rows_named(source: Source, names: str | os.PathLike[str] | Iterable[str]) ->
     if missing:
         raise UserError(
             f"{len(missing)} of the {len(wanted)} file names on the list, such as {missing[0]}, are not in "
-            f"{source.name}, whose files are named like {source.files[0]}."
+            f"{source.name}, {_left_out(source, missing[0]) or f'whose files are named like {source.files[0]}'}."
         )
     several = next((i for i, rows in enumerate(found) if len(rows) > 1), None)
     if several is not None:
@@ -80,9 +80,17 @@ def rows_listed(source: Source, path: str | os.PathLike[str]) -> Int[np.ndarray,
     return np.asarray([int(text) for text in wanted])
 
 
+def _left_out(source: Source, name: str) -> str:
+    """Why a file that a name fits was left out, if one was."""
+    parts = pathlib.PurePath(name).parts
+    found = (why for file, why in source.left_out.items() if pathlib.PurePath(file).parts[-len(parts) :] == parts)
+    return "".join(f"which leaves it out ({why}): take it off the list, or mend the file" for why in list(found)[:1])
+
+
 def _read(path: str | os.PathLike[str]) -> list[str]:
     try:
         text = files.read_text(path)
     except UserError as error:
         raise UserError(f"The list of file names {error}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    lines = text.removeprefix("\ufeff").splitlines()  # Windows' editors mark UTF-8 so
+    return [line.strip() for line in lines if line.strip()]

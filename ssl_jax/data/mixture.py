@@ -59,7 +59,8 @@ class Mixture(Joined):
       name: for messages and records.
 
     Raises:
-      UserError: if a weight is not positive, or the images of two parts have different shapes.
+      UserError: if a weight is not positive or too small for one image in an epoch, or the images of two parts have
+        different shapes.
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float | int], name: str):
@@ -76,6 +77,12 @@ class Mixture(Joined):
                 "channels, such as image_size=32, channels=3."
             )
         self.weights = tuple(weight / sum(weights) for weight in weights)
+        if 0 in self.shares:
+            source, weight = sources[self.shares.index(0)], weights[self.shares.index(0)]
+            raise UserError(
+                f"the weight {weight:g} of {source.name} is too small: not one of the {len(self):,} images of an epoch "
+                f"of {name} would be of it; raise it, or leave that part out."
+            )
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -192,7 +192,7 @@ def _fit(source: ArraySource, size: int | None, channels: int | None) -> Source:
 def _take(source: Source, part: splits.Part, split: str, in_memory: bool) -> Source:
     """Return a part of a split, in memory if it fits and may be."""
     if part.ids is None:
-        first, last = splits.span(len(source), part.start, part.stop, split)
+        first, last = splits.span(len(source), part.start, part.stop, split, of=source.name)
         rows: slice | np.ndarray = slice(first, last)
     else:
         rows = rows_listed(source, part.ids)
@@ -213,4 +213,6 @@ def _unknown(name: str) -> UserError:
     hint = f" Did you mean {by_kind[near[0]]}?" if near else ""
     if pathlib.Path(name).expanduser().is_dir():
         hint = f" Did you mean folder:{name}?"
+    elif "+" in name and ":" not in name:
+        hint = " Several at once are a mixture, in which each has a weight, such as mixture:0.7*digits+0.3*photos."
     return UserError(f"there is no data {name!r}; there is {', '.join(NAMES)}.{hint}")

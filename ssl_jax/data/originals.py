@@ -41,13 +41,10 @@ def names(source: Source, rows: Integer[np.ndarray, " n"]) -> list[str]:
 
 
 def _of_parts(source: Joined, rows: Integer[np.ndarray, " n"]) -> Stored:
-    which = np.searchsorted(source.ends, rows, side="right")
     images: list[Any] = [None] * len(rows)
     labels = np.zeros(len(rows), np.int64)
-    for i in np.unique(which):
-        part = source.sources[i]
-        places = np.flatnonzero(which == i)
-        found, numbers = originals(part, rows[places] - (source.ends[i] - len(part)))
+    for part, own, places in source.places(rows):
+        found, numbers = originals(part, own)
         for place, image in zip(places, found, strict=True):
             images[place] = image
         if source.classes is not None and numbers is not None:

@@ -104,6 +104,7 @@ class ArraySource(Source):
         box_classes: tuple[str, ...] | None = None,
     ):
         self.images, self._labels, self.classes, self.name = images, labels, classes, name
+        self.shape = images.shape[1:]
         self._given_fingerprint, self.files = fingerprint, files
         self.extras, self.box_classes = extras or {}, box_classes
 

@@ -37,7 +37,7 @@ def parse(split: str) -> list[Part]:
     return parts
 
 
-def span(n: int, start: str | None, stop: str | None, where: str) -> tuple[int, int]:
+def span(n: int, start: str | None, stop: str | None, where: str, *, of: str = "") -> tuple[int, int]:
     """Resolve one slice of a split of `n` examples to `(first, last + 1)`.
 
     Percentages are rounded to the closest example, halves to the even one, and negative numbers count from the end:
@@ -48,15 +48,18 @@ def span(n: int, start: str | None, stop: str | None, where: str) -> tuple[int, 
       start: such as `"100"`, `"-100"`, `"90%"`, or None for the beginning.
       stop: likewise, or None for the end.
       where: the split as the user wrote it, for the message.
+      of: what is split, likewise.
 
     Raises:
       UserError: if the slice reaches outside of the split or holds nothing.
     """
     first, last = _position(n, start, 0), _position(n, stop, n)
+    there = f" of {of}" if of else ""
     if not (0 <= first <= n and 0 <= last <= n):
-        raise UserError(f"split {where!r} reaches outside of the {n} examples that there are; use numbers up to {n}.")
+        raise UserError(f"split {where!r} reaches outside of the {n} examples{there}; use numbers up to {n}.")
     if first >= last:
-        raise UserError(f"split {where!r} holds no example: it runs from {first} to {last} of {n}; widen the slice.")
+        text = f"split {where!r} holds no example{there}: it runs from {first} to {last} of {n}"
+        raise UserError(f"{text}; widen the slice.")
     return first, last
 
 

@@ -14,6 +14,7 @@ from ssl_jax import augment, data
 from ssl_jax.core import UserError
 from ssl_jax.data import decoders, lazy
 from ssl_jax.data.crops import boxes, halvings
+from ssl_jax.data.originals import originals
 
 LARGE, SMALL = data.Crop(size=12, scale=(0.4, 1.0)), data.Crop(size=5, scale=(0.05, 0.4))
 MULTI = (LARGE, LARGE, *[SMALL] * 3)
@@ -169,6 +170,31 @@ def test_batches_do_not_depend_on_hosts_workers_or_restarts(source, monkeypatch)
         assert not np.array_equal(*(whole.at_step(step, np.arange(4))["image"][0] for step in (0, 1)))
 
 
+def test_crops_of_several_sources(source):
+    """Each reads its own rows, in memory or not; crops follow the row of the whole, and a mixture keeps its order."""
+    pixels = data.load("photos", "train[:40]").images[:, :16, :16]
+    kept = data.Subset(data.from_arrays(pixels), np.arange(39, 9, -1))
+    both = data.Mixture([source, data.load("photos", "train[:9]", image_size=16), kept], [3, 1, 2], "mixed")
+    made = cropped(both)
+    rows = np.random.default_rng(0).permutation(len(both))[:20]
+    seen = made.at_step(5, rows)["image"]
+    for place, (row, encoded) in enumerate(zip(rows.tolist(), originals(both, rows)[0], strict=True)):
+        draw = lambda size, row=row: boxes(MULTI, size, seed=3, step=5, example=row)  # noqa: E731
+        expected = decoders.views(encoded, MULTI, draw, 3, made.decoder)
+        equal({"views": expected}, {"views": [view for of_size in seen for view in of_size[place]]})
+    # The order is the mixture's; neither hosts nor restarts change anything.
+    running = data.batches(made, batch_size=8, seed=3)
+    batches = [next(running) for _ in range(3)]
+    running.close()
+    for step, batch in enumerate(batches):
+        np.testing.assert_array_equal(batch["id"], both.indices(batch_size=8, seed=3, step=step))
+    halves = [
+        next(data.batches(made, batch_size=8, seed=3, start=2, prefetch=0, process_index=i, process_count=2))
+        for i in range(2)
+    ]
+    equal(jax.tree.map(lambda *x: np.concatenate(x), *halves), batches[2])
+
+
 @pytest.mark.parametrize("formulation", ["batch", "loop"])
 def test_views_of_crops_are_those_of_whole_images(formulation):
     """Where the crop is the whole image, host and accelerator do the same."""
@@ -194,8 +220,15 @@ def test_multi_crop_of_crops(source):
 
 
 def test_what_can_not_be_cropped(source):
-    with pytest.raises(UserError, match=r"in memory or made of several parts; use --config\.host_crop=no"):
+    with pytest.raises(UserError, match=r"digits train is in memory; use --config\.host_crop=no"):
         cropped(data.load("digits"))
+    boxed = data.BoxedSource(dict, np.arange(3), box_classes=("a",), shape=(4, 4, 3), name="boxes", fingerprint=str)
+    for none in (boxed, data.combine.Joined([source, boxed], "both")):
+        with pytest.raises(UserError, match="has boxes, or gives no files or arrays"):
+            cropped(none)
+    grey = data.load(source.name.rpartition(" ")[0], "train", image_size=16, channels=1)
+    with pytest.raises(UserError, match="The parts of both are grey and coloured; give channels=1 or"):
+        cropped(data.combine.Joined([source, grey], "both"))
     with pytest.raises(UserError, match="at least one crop"):
         cropped(source, ())
     with pytest.raises(UserError, match="The decoder is auto, pillow or fast, not 'slow'"):

@@ -191,6 +191,13 @@ def test_what_is_made_of_sources_knows_the_damaged(photo):
     both = data.combine.Joined([one, data.Subset(other, np.arange(4))], "both")
     both[:]
     assert set(both.damaged) == {"0.png", "1.png", "2.png", "6.png"}
+    other.name, other.left_out = "others", {"9.png": "empty file"}
+    two = data.combine.Joined([one, other], "two")
+    both, names = data.combine.Joined([two, some(photo)], "three"), [f"{one.name}: 1.png", "others: 0.png"]
+    assert set(names) < set(two.damaged) == set(both.damaged)
+    assert [two.damaged[name] for name in names] == ["truncated"] * 2
+    assert dict(two.left_out) == dict(both.left_out) == {"others: 9.png": "empty file"}
+    assert "0.png" not in two.damaged
     kept = some(photo).settle()
     assert isinstance(kept, data.ArraySource)
     assert set(kept.damaged) == {"1.png", "2.png", "6.png"}

@@ -8,7 +8,7 @@ from ssl_jax.data import splits
 
 
 def test_row_numbers(tmp_path):
-    (tmp_path / "ids+more.txt").write_text("7\n0\n1259\n\n")
+    (tmp_path / "ids+more.txt").write_bytes(b"\xef\xbb\xbf7\r\n0\n1259\n\n")  # as of an editor of Windows
     source = data.load("digits", f"train[@{tmp_path}/ids+more.txt]")
     whole = data.load("digits")
     np.testing.assert_array_equal(source.images, whole.images[[7, 0, 1259]])
@@ -32,8 +32,12 @@ def test_file_names(tmp_path, in_memory):
     np.testing.assert_array_equal(source[np.arange(2)]["image"][:, 0, 0, 0], expected)
     np.testing.assert_array_equal(source.labels, [int(name[5]) for name in source.files])
     (tmp_path / "1percent.txt").write_text("a.png\n")
-    with pytest.raises(UserError, match=r"1 of the 1 file names on the list, such as a.png, are not in folder:"):
+    with pytest.raises(UserError, match=r"1 of the 1 file names on the list, such as a.png, are not in folder:.* like"):
         data.load(f"folder:{tmp_path}/images", f"train[@{tmp_path}/1percent.txt]")
+    (tmp_path / "images" / known[1]).write_text("no image")
+    (tmp_path / "1percent.txt").write_text(known[1].rpartition("/")[2])
+    with pytest.raises(UserError, match=r"which leaves it out \(no image, or of a .*\): take it off the list, or mend"):
+        data.load(f"folder:{tmp_path}/images", f"train[@{tmp_path}/1percent.txt]", in_memory=in_memory)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,22 @@ def test_by_name():
 def test_weights_from_python():
     with pytest.raises(UserError, match="the 2 weights of both must be positive, one a part, but one is -1"):
         data.Mixture([part(4, "a"), part(4, "b")], [1, -1], "both")
+    with pytest.raises(UserError, match="the weight 1e-09 of b is too small: not one of the 8 images of an epoch of"):
+        data.Mixture([part(4, "a"), part(4, "b")], [1, 1e-9], "both")
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "message"),
+    [
+        ("mixture:1*digits+photos", "train", r"no data 'digits\+photos'; .* a mixture, in which each has a weight"),
+        ("mixture:1*digits+1*photos", "train[:2000]", "outside of the 1260 examples of digits train; use numbers up"),
+        ("mixture:1*digits+1*photos", "train[5:5]", "holds no example of digits train: it runs from 5 to 5 of 1260"),
+        ("mixture:1*digits+1*photos", "train+val", "digits has no split 'val'; it has train, test"),
+    ],
+)
+def test_messages_name_the_part(name, split, message):
+    with pytest.raises(UserError, match=message):
+        data.load(name, split, image_size=8, channels=1)
 
 
 def test_parts_of_different_shapes():

@@ -1,9 +1,10 @@
+import jax
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
 from ssl_jax.core import UserError
-from ssl_jax.evaluation import retrieval_scores
+from ssl_jax.evaluation import retrieval, retrieval_scores
 
 RNG = np.random.default_rng(0)
 LABELS, GALLERY_LABELS = RNG.integers(0, 6, 50).astype(np.int32), RNG.integers(0, 5, 140).astype(np.int32)
@@ -65,6 +66,18 @@ def test_perfect_and_equal_features():
     assert all(perfect[name] == 1.0 for name in perfect if name != "queries")
     same, labels = np.ones((4, 2), np.float32), np.asarray([0, 1, 0, 1], np.int32)
     assert retrieval_scores(same, labels, ks=(1, 2))["map"] == pytest.approx(np.mean([1 / 2, 1 / 3, 1, 1 / 2]))
+
+
+def test_both_ways_to_rank_are_one():
+    """Ties, both zeros, infinities and NaN: to the bit."""
+    rng = np.random.default_rng(0)
+    score = rng.choice(np.float32([0.0, -0.0, 0.5, -0.5, np.inf, -np.inf, np.nan, -np.nan, 1e-42]), (7, 300))
+    score[1] = np.sort(rng.normal(size=300))
+    same = rng.random((7, 300)) < 0.3
+    with jax.enable_x64(True):
+        one, other = jax.jit(retrieval._packed)(score, same), jax.jit(retrieval._sorted)(score, same)
+    assert one.dtype == other.dtype == np.float32
+    np.testing.assert_array_equal(one, other)
 
 
 def test_bad_input():
