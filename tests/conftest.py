@@ -1,5 +1,6 @@
 """Strict settings for every test: 8 virtual devices, checked shapes, strict dtypes, a persistent compilation cache."""
 
+import gc
 import os
 import pathlib
 
@@ -24,6 +25,13 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def pytest_collection_finish():
+    """Tracing makes many small objects, and to look through all that was imported every few hundred costs time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope="session")

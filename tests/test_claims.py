@@ -310,16 +310,24 @@ def test_what_is_pretrained(module, monkeypatch):
         assert json.loads(bownet)["checkpoint_every"] * 3 == json.loads(bownet)["steps"]
 
 
-@pytest.mark.parametrize("name", ["label_curve", "auxiliary"])
-def test_a_trial_runs_once(name, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Where trials keep their runs, which they share."""
+    return tmp_path_factory.mktemp("claims")
+
+
+@pytest.mark.parametrize("name", [name for name in command.CLAIMS if name != "ranking"])  # which runs nothing
+def test_a_trial_runs_once(name, root, monkeypatch):
     """Pretraining and evaluation as in earnest, on a few steps; a second time everything is there already."""
-    budget = Budget(seeds=(0,), root=tmp_path, test=True)
+    budget = Budget(seeds=(0,), root=root, test=True)
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # the example is a user's own loop
         found = command.CLAIMS[name](budget)
     values = [v for figures in found.figures.values() for figure in figures.values() for v in figure]
     assert np.isfinite(values).all()
     assert all(len(figure) == 1 for figures in found.figures.values() for figure in figures.values())
     monkeypatch.setattr(runs.cli, "main", lambda argv: pytest.fail("pretrained again"))
-    monkeypatch.setattr(label_curve, "load", lambda run: pytest.fail("evaluated again"))
+    for module in (label_curve, runs):
+        monkeypatch.setattr(module, "load", lambda *_: pytest.fail("evaluated again"))
+    monkeypatch.setattr(large_objects.ssl_jax, "fit", lambda *_, **__: pytest.fail("learned again"))
     monkeypatch.setattr(auxiliary, "example", lambda: pytest.fail("learned again"))
     assert command.CLAIMS[name](budget) == found

@@ -77,6 +77,7 @@ def widen(state):
 
     def leaf(path, x):
         wide = jnp.issubdtype(x.dtype, jnp.floating) and not is_statistic(path)
-        return x.astype(jnp.float64) if wide else x
+        # By numpy, since JAX would compile a program for each shape.
+        return jax.device_put(np.asarray(x, np.float64), x.sharding) if wide else x
 
     return jax.tree.map_with_path(leaf, state)
