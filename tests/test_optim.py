@@ -1,3 +1,5 @@
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,6 +143,24 @@ def test_sgd_decays_all_parameters_as_mocos_and_simsiams():
     updates = one_update("sgd", weight_decay=0.1)
     for leaf in updates.values():
         np.testing.assert_allclose(leaf, -0.01, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_what_decays_may_be_said(name):
+    """DINO's SGD leaves biases and norms alone (`utils.get_params_groups`), MoCo v3's AdamW does not."""
+    bias = {decay: one_update(name, weight_decay=0.1, decay=decay)["bias"] for decay in ("kernels", "all")}
+    np.testing.assert_array_equal(bias["kernels"], 0.0)
+    np.testing.assert_allclose(bias["all"], -0.01, rtol=1e-6)
+    for wrong, of in (("biases", name), ("all", "lars")):
+        with pytest.raises(UserError, match=f'"kernels" for LARS, not {wrong!r} for {of}'):
+            optim.create(of, 0.1, decay=wrong)
+
+
+def test_recipes_decay_what_the_authors_do():
+    """`main_dino.py` with `--optimizer sgd`, and `main_moco.py` of MoCo v3 with `--optimizer adamw`."""
+    for name, variant, expected in (("dino", "resnet50", "kernels"), ("moco_v3", "vit", "all")):
+        config = importlib.import_module(f"ssl_jax.configs.{name}").get_config(variant)
+        assert config.optimizer_args.decay == expected
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lars", "lars_byol"])
