@@ -111,6 +111,23 @@ def test_learning_rate_equals_obows(fixture):
     assert_close(rate(at(20)), 3e-5, 1e-5)
 
 
+@pytest.mark.parametrize(("peer", "peak", "end"), [("dino", 5e-4, 1e-6), ("solo", 0.3, 0.0)])
+def test_learning_rate_equals_dinos_and_solo_learns_after_the_warm_up(fixture, peer, peak, end):
+    """Their warm-up reaches the peak one step early, so in it they are ahead by up to one step's rise."""
+    expected = fixture("schedule_lr")[peer]
+    rate = schedules.warmup_cosine(peak, steps=40, warmup=8, end=end)
+    ours = np.asarray([rate(at(step)) for step in range(len(expected))])
+    assert_close(ours[8:], expected[8:], 1e-6)
+    ahead = expected[:8] - ours[:8]
+    assert (ahead > -1e-9).all()
+    assert (ahead <= peak / 8 * 1.001).all()
+
+
+def test_learning_rate_equals_moco_v1s(fixture):
+    rate = schedules.drops(0.03, at=(120, 160), factor=0.1)
+    assert_close([rate(at(epoch)) for epoch in range(200)], fixture("schedule_lr")["moco_v1"], 1e-6)
+
+
 def test_scaling_of_rates():
     assert optim.scaled_learning_rate(0.2, 512) == pytest.approx(0.4)
     assert optim.scaled_learning_rate(0.2, 400, "sqrt") == pytest.approx(4.0)
