@@ -17,6 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method_args = ConfigDict(
         {"hidden": 4096, "dim": 256, "momentum": {"schedule": "cosine", "start": 0.99, "end": 1.0}}
     )
+    c.encoder_args = ConfigDict({"zero_init_residual": True})
     c.augment = "byol"
     c.batch_size = 4096
     c.epochs = 300.0

@@ -52,7 +52,7 @@ def get_config(arg: str = "") -> ConfigDict:
         c.augment_args.global_scale, c.augment_args.local_scale = (0.14, 1.0), (0.05, 0.14)
         c.epochs = 100.0
         c.optimizer = "sgd"
-        c.optimizer_args = ConfigDict({**c.optimizer_args, "weight_decay": 1e-4})
+        c.optimizer_args = ConfigDict({**c.optimizer_args, "weight_decay": 1e-4, "decay": "kernels"})
         c.learning_rate = 0.03
     if variant in ("fashion_mnist", "vit_small"):
         c = small(common.fashion_mnist(c))

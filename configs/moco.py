@@ -1,8 +1,8 @@
 """MoCo v2 on ImageNet: ResNet-50, batch 256, 200 epochs, SGD (Chen et al., 2020).
 
 `ssl-jax pretrain --config=moco --workdir=DIR`; the authors took 53 hours on 8 V100.
-Published: linear 67.5 % (200 epochs), 71.1 % (800 epochs). `:v1` is MoCo v1 (60.8 %; its rate falls at epochs 120 and
-160 where ours follows a cosine). `:fashion_mnist` runs in minutes, `:test` in seconds on a CPU.
+Published: linear 67.5 % (200 epochs), 71.1 % (800 epochs). `:v1` is MoCo v1 (60.8 %), whose rate falls at epochs 120
+and 160. `:fashion_mnist` runs in minutes, `:test` in seconds on a CPU.
 """
 
 from ml_collections import ConfigDict
@@ -23,6 +23,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.epochs = 200.0
     c.optimizer_args = ConfigDict({"weight_decay": 1e-4, "momentum": 0.9})
     c.learning_rate = 0.03
+    if v1:
+        c.schedule = "drops"
+        c.drop_epochs = (120, 160)
     if variant == "fashion_mnist":
         c = common.fashion_mnist(c)
         c.method_args.queue_size = 4096

@@ -35,8 +35,8 @@ def get_config(arg: str = "") -> ConfigDict:
         c.augment_args.crop_scale = (0.08, 1.0)
         c.optimizer = "adamw"
         # Weight decay would shrink what the gradient leaves alone.
-        groups = {"encoder/patch_kernel": {"weight_decay": 0.0}}
-        c.optimizer_args = ConfigDict({"weight_decay": 0.1, "groups": groups})
+        groups = {f"encoder/patch_{name}": {"weight_decay": 0.0} for name in ("kernel", "bias")}
+        c.optimizer_args = ConfigDict({"weight_decay": 0.1, "decay": "all", "groups": groups})
         c.learning_rate = 1.5e-4
         c.warmup_epochs = 40.0
     if variant == "fashion_mnist":

@@ -15,6 +15,7 @@ def get_config(arg: str = "") -> ConfigDict:
     variant = common.parse(arg, "v2", "fashion_mnist", "test")
     c = common.base("simclr")
     c.method_args = ConfigDict({"layers": 3 if variant == "v2" else 2, "dim": 128, "temperature": 0.1})
+    c.encoder_args = ConfigDict({"zero_init_residual": True})
     c.augment_args = ConfigDict({"strength": 1.0, "blur": True})
     c.normalize = "none"  # as the authors
     c.batch_size = 4096

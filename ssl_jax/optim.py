@@ -79,6 +79,7 @@ def create(
     momentum: float = 0.9,
     clip_norm: float | None = None,
     clip_each_norm: float | None = None,
+    decay: str | None = None,
     groups: Mapping[str, Mapping[str, Any]] | None = None,
     **kwargs: Any,
 ) -> optax.GradientTransformation:
@@ -87,24 +88,26 @@ def create(
     Args:
       name: see above; `lars_byol` has the rate outside the momentum.
       learning_rate: number or function of the step.
-      weight_decay: number or function of the step; for `sgd` coupled and on all parameters, as in MoCo and SimSiam;
-        else only on kernels.
+      weight_decay: number or function of the step; for `sgd` coupled.
       momentum: of `sgd` and LARS.
       clip_norm: clip the gradient's global norm, or None.
       clip_each_norm: clip the norm of each array by itself (DINO), or None.
+      decay: what decays: "all" parameters, as torch's optimizers do it when nothing else is said (MoCo, SimSiam), or
+        "kernels" (DINO); None is "all" for `sgd` and "kernels" for the others. LARS takes "kernels" only.
       groups: parameters that are treated differently: a path such as "predictor" or "head/last", which stands for all
         below it, and what differs: any of these arguments but `groups` and `clip_norm`, and `frozen_steps`, the number
         of first steps in which nothing of it moves. Of several paths that fit, the longest counts.
       **kwargs: passed on (for example `b2=0.95` for `adamw`, `trust_coefficient` for LARS).
 
     Raises:
-      UserError: there is no such optimizer, or (from its `init`) no parameter under a group's path.
+      UserError: there is no such optimizer or decay, or (from its `init`) no parameter under a group's path.
     """
     own = {
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
         "momentum": momentum,
         "clip_each_norm": clip_each_norm,
+        "decay": decay,
         **kwargs,
     }
     tx = _one(name, **own)
@@ -138,24 +141,27 @@ def _one(
     weight_decay: float | Schedule,
     momentum: float,
     clip_each_norm: float | None = None,
+    decay: str | None = None,
     frozen_steps: int = 0,
     **kwargs: Any,
 ) -> optax.GradientTransformation:
     """One optimizer without groups; arguments as for `create`."""
+    decays = _decaying(name, decay)
     if frozen_steps:  # the optimizer begins afterwards, but schedules are those of the run
         learning_rate, weight_decay = (_from(frozen_steps, s) for s in (learning_rate, weight_decay))
     builders: dict[str, Callable[[], optax.GradientTransformation]] = {
         "sgd": lambda: optax.chain(
-            optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum=momentum or None, **kwargs)
+            optax.add_decayed_weights(weight_decay, decays),
+            optax.sgd(learning_rate, momentum=momentum or None, **kwargs),
         ),
         "adamw": lambda: optax.chain(
             optax.scale_by_adam(**kwargs),
-            optax.add_decayed_weights(weight_decay, is_kernel),
+            optax.add_decayed_weights(weight_decay, decays),
             optax.scale_by_learning_rate(learning_rate),
         ),
         "lamb": lambda: optax.chain(
             optax.scale_by_adam(**{"eps": 1e-6, **kwargs}),
-            optax.add_decayed_weights(weight_decay, is_kernel),
+            optax.add_decayed_weights(weight_decay, decays),
             optax.scale_by_trust_ratio(),
             optax.scale_by_learning_rate(learning_rate),
         ),
@@ -170,6 +176,14 @@ def _one(
     if clip_each_norm is not None:
         tx = optax.chain(clip_each(clip_each_norm), tx)
     return optax.conditionally_mask(tx, lambda step: step >= frozen_steps) if frozen_steps else tx
+
+
+def _decaying(name: str, decay: str | None) -> Callable[[PyTree], PyTree] | None:
+    """The mask of what decays, None for everything."""
+    decay = decay or ("all" if name == "sgd" else "kernels")
+    if decay not in ("all", "kernels") or (decay == "all" and name.startswith("lars")):
+        raise UserError(f'`decay` is "all" or "kernels", and "kernels" for LARS, not {decay!r} for {name}.')
+    return is_kernel if decay == "kernels" else None
 
 
 def _from(first: int, schedule: float | Schedule) -> float | Schedule:

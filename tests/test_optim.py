@@ -1,3 +1,5 @@
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,6 +111,23 @@ def test_learning_rate_equals_obows(fixture):
     assert_close(rate(at(20)), 3e-5, 1e-5)
 
 
+@pytest.mark.parametrize(("peer", "peak", "end"), [("dino", 5e-4, 1e-6), ("solo", 0.3, 0.0)])
+def test_learning_rate_equals_dinos_and_solo_learns_after_the_warm_up(fixture, peer, peak, end):
+    """Their warm-up reaches the peak one step early, so in it they are ahead by up to one step's rise."""
+    expected = fixture("schedule_lr")[peer]
+    rate = schedules.warmup_cosine(peak, steps=40, warmup=8, end=end)
+    ours = np.asarray([rate(at(step)) for step in range(len(expected))])
+    assert_close(ours[8:], expected[8:], 1e-6)
+    ahead = expected[:8] - ours[:8]
+    assert (ahead > -1e-9).all()
+    assert (ahead <= peak / 8 * 1.001).all()
+
+
+def test_learning_rate_equals_moco_v1s(fixture):
+    rate = schedules.drops(0.03, at=(120, 160), factor=0.1)
+    assert_close([rate(at(epoch)) for epoch in range(200)], fixture("schedule_lr")["moco_v1"], 1e-6)
+
+
 def test_scaling_of_rates():
     assert optim.scaled_learning_rate(0.2, 512) == pytest.approx(0.4)
     assert optim.scaled_learning_rate(0.2, 400, "sqrt") == pytest.approx(4.0)
@@ -141,6 +160,24 @@ def test_sgd_decays_all_parameters_as_mocos_and_simsiams():
     updates = one_update("sgd", weight_decay=0.1)
     for leaf in updates.values():
         np.testing.assert_allclose(leaf, -0.01, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_what_decays_may_be_said(name):
+    """DINO's SGD leaves biases and norms alone (`utils.get_params_groups`), MoCo v3's AdamW does not."""
+    bias = {decay: one_update(name, weight_decay=0.1, decay=decay)["bias"] for decay in ("kernels", "all")}
+    np.testing.assert_array_equal(bias["kernels"], 0.0)
+    np.testing.assert_allclose(bias["all"], -0.01, rtol=1e-6)
+    for wrong, of in (("biases", name), ("all", "lars")):
+        with pytest.raises(UserError, match=f'"kernels" for LARS, not {wrong!r} for {of}'):
+            optim.create(of, 0.1, decay=wrong)
+
+
+def test_recipes_decay_what_the_authors_do():
+    """`main_dino.py` with `--optimizer sgd`, and `main_moco.py` of MoCo v3 with `--optimizer adamw`."""
+    for name, variant, expected in (("dino", "resnet50", "kernels"), ("moco_v3", "vit", "all")):
+        config = importlib.import_module(f"ssl_jax.configs.{name}").get_config(variant)
+        assert config.optimizer_args.decay == expected
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lars", "lars_byol"])

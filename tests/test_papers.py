@@ -59,6 +59,43 @@ def test_recipe_is_the_papers(name, imagenet):
     assert [(x.shape[1], x.shape[2]) for x in made] == views
 
 
+def test_moco_v1_lets_the_rate_fall_in_steps(imagenet):
+    """`--schedule 120 160` is the default of MoCo's `main_moco.py`; version 2 has a cosine (`--cos`)."""
+    rate = experiment.build(get_config("moco", "v1")).rate
+    epochs = {0: 0.03, 119.9: 0.03, 120.1: 3e-3, 159.9: 3e-3, 160.1: 3e-4, 199.9: 3e-4}
+    for epoch, expected in epochs.items():
+        assert rate(jnp.asarray(int(epoch * 1_281_167 / 256))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_swavs_optimizer_is_larc_before_torchs_sgd(imagenet):
+    """Apex' LARC (`clip=False`) in numpy, in SwAV's warm-up, in which a rate inside of the momentum is another one."""
+    tx = experiment.build(get_config("swav", "")).tx
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(3, 2)).astype(np.float32)
+    params = {"encoder": start, "prototypes": start}
+    state, w, v, moved, per_epoch = tx.init(params), start.astype(np.float64), 0.0, 0.0, 1_281_167 / 4096
+    for step in range(4):
+        g = rng.normal(size=start.shape).astype(np.float32)
+        updates, state = tx.update({"encoder": g, "prototypes": g}, state, params)
+        params = jax.tree.map(lambda p, u: p + u, params, updates)
+        moved = moved + np.asarray(updates["encoder"], np.float64)
+        norm, decay = np.linalg.norm(w), 1e-6
+        v = 0.9 * v + 1e-3 * norm / (np.linalg.norm(g) + decay * norm + 1e-8) * (g + decay * w)
+        w = w - 4.8 * step / round(10 * per_epoch) * v
+    np.testing.assert_allclose(moved, w - start, rtol=1e-4)
+    np.testing.assert_array_equal(params["prototypes"], start)  # frozen for 313 steps
+
+
+def test_residual_blocks_start_as_the_authors():
+    """At the identity or not: google-research/simclr `tf2/resnet.py` (`init_zero`), haiku's ResNet that BYOL takes,
+    `zero_init_residual` in the main files of Barlow Twins, VICReg, SimSiam and MoCo v3; DINO, SwAV and MoCo have none.
+    """
+    zero = {"simclr", "byol", "barlow_twins", "vicreg", "simsiam", "moco_v3"}
+    variants = {"dino": "resnet50", "moco": "", "swav": ""} | dict.fromkeys(zero, "")
+    found = {name: get_config(name, variant).encoder_args for name, variant in variants.items()}
+    assert {name for name, args in found.items() if args.get("zero_init_residual", False)} == zero
+
+
 @pytest.mark.parametrize(("name", "parameters"), [("dino", 21_665_664), ("ibot", 21_665_664), ("mae", 85_798_656)])
 def test_transformers_have_the_authors_numbers_of_parameters(name, parameters, imagenet):
     """ViT-S/16 and ViT-B/16 without a classifier; iBOT's has a mask token besides, MAE's positions are fixed."""

@@ -21,7 +21,8 @@ def _votes(labels, score, index, *, ks, classes, temperature, kind):
     if kind == "cosine":  # relative to the nearest, which changes no ranking: a low temperature would overflow
         score = jnp.exp((score - score[:, :1]) / temperature)
     elif kind == "l2":
-        score = score[:, :1] / jnp.maximum(score, 1e-30)
+        nearest = score[:, :1]  # rows in the very place have all of the votes
+        score = jnp.where(nearest > 0, nearest / jnp.maximum(score, 1e-30), (score == 0).astype(score.dtype))
     else:
         score = jnp.ones_like(score)
     weight = score[:, :, None] * jax.nn.one_hot(labels[index], classes, dtype=score.dtype)

@@ -29,7 +29,7 @@ class Recipe:
       batch_size: rows a step; a smaller training set is one batch.
       epochs: passes over the training set.
       scaling: "linear" (`rate * batch / 256`) or "none".
-      optimizer: "sgd" or "lars", see `ssl_jax.optim.create`.
+      optimizer: "sgd" or a LARS, see `ssl_jax.optim.create`.
       nesterov: momentum, of "sgd".
       drops: epochs at which the rate falls to a tenth; none of them: a cosine to 0.
       every: whether the cosine moves every "epoch" or every "step".
@@ -51,15 +51,16 @@ PROBES: Mapping[str, Recipe] = MappingProxyType(
     {
         # facebookresearch/moco, main_lincls.py@010242b
         "moco": Recipe(rate=30.0, batch_size=256, epochs=100, scaling="none", drops=(60, 80)),
-        # facebookresearch/simsiam, main_lincls.py@08f45d0, 90 epochs as in its README. Their LARS adapts biases too.
-        "simsiam": Recipe(rate=0.1, batch_size=4096, epochs=90, optimizer="lars"),
+        # facebookresearch/simsiam, main_lincls.py@08f45d0, 90 epochs as in its README. Their LARC, which stands before
+        # torch's SGD (so that the rate multiplies the momentum), adapts biases too.
+        "simsiam": Recipe(rate=0.1, batch_size=4096, epochs=90, optimizer="lars_byol"),
         # facebookresearch/dino, eval_linear.py@04c0ad9: 8 GPUs with 128 images each
         "dino": Recipe(rate=0.001, batch_size=1024, epochs=100),
         # deepmind-research, byol/configs/eval.py@500ffd8. Batch size and initial weights: from memory of the paper.
         "byol": Recipe(rate=0.2, batch_size=1024, epochs=80, nesterov=True, every="step"),
         # google-research/simclr, README@0075cc0, without its weight decay of 1e-6, as the paper says (appendix B.6).
         "simclr": Recipe(rate=0.1, batch_size=4096, epochs=90, nesterov=True, every="step", init_std=0.0),
-        # valeoai/obow, README and main_linear_classification.py@45af149; that its cosine moves by the epoch: assumed.
+        # valeoai/obow, README, main_linear_classification.py and solver.py@45af149
         "obow": Recipe(rate=10.0, batch_size=1024, epochs=100, scaling="none"),
     }
 )

@@ -39,8 +39,12 @@ def alignment(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "_ d"],
 
 
 @functools.partial(jax.jit, static_argnames=("t",))
-def _potential(a, b, *, t):
-    return jnp.sum(jnp.exp(-t * jnp.maximum(2 - 2 * jnp.matmul(a, b.T, precision="highest"), 0.0)), axis=1)
+def _log_potential(a, b, first, second, *, t):
+    """Logarithm of the sum of `exp(-t |x - y|^2)` over the other rows y of `b`, whose numbers begin at `second`."""
+    squares = jnp.sum(a**2, axis=1)[:, None] + jnp.sum(b**2, axis=1)[None]  # of rows of zeros 0 and not 1
+    distance = jnp.maximum(squares - 2 * jnp.matmul(a, b.T, precision="highest"), 0.0)
+    own = (first + jnp.arange(len(a)))[:, None] == (second + jnp.arange(len(b)))[None]
+    return jax.nn.logsumexp(jnp.where(own, -jnp.inf, -t * distance), axis=1)
 
 
 def uniformity(
@@ -61,10 +65,10 @@ def uniformity(
     if sample is not None and len(features) > sample:
         features = features[np.sort(np.random.default_rng(seed).permutation(len(features))[:sample])]
     unit, n = _unit(features), len(features)
-    tiles = [unit[i : i + TILE] for i in range(0, n, TILE)]
-    total = sum(float(np.asarray(_potential(a, b, t=t), np.float64).sum()) for a in tiles for b in tiles)
-    pairs = max(total - n, 0.0) / (n * (n - 1))  # without the n pairs of a row with itself
-    return float(np.log(max(pairs, np.exp(-4.0 * t))))
+    starts = range(0, n, TILE)
+    parts = [_log_potential(unit[i : i + TILE], unit[j : j + TILE], i, j, t=t) for i in starts for j in starts]
+    logs = np.concatenate([np.asarray(part, np.float64) for part in parts])
+    return float(np.max(logs) + np.log(np.sum(np.exp(logs - np.max(logs)))) - np.log(n * (n - 1)))
 
 
 def singular_values(features: Float[np.ndarray, "n d"], *, center: bool) -> Float[np.ndarray, " r"]:

@@ -177,7 +177,8 @@ def linear_segmentation(
     mean, scale = (jnp.asarray(x) for x in moments(train.reshape(-1, train.shape[-1])))
     n, batch_size = len(train), min(batch_size, len(train))
     steps = n // batch_size
-    tx = optax.adamw(cosine(learning_rate, 0.0, steps=epochs * steps), weight_decay=weight_decay)
+    rate, decays = cosine(learning_rate, 0.0, steps=epochs * steps), {"weight": True, "bias": False}
+    tx = optax.adamw(rate, weight_decay=weight_decay, mask=decays)
 
     def logits_of(params: PyTree, x: Array) -> Array:
         x = (x - mean[None, None, None]) * scale[None, None, None]

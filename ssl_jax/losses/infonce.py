@@ -95,7 +95,8 @@ def infonce_with_accuracy(
       mesh: devices for the ring, with an axis `data`; None takes what `jax.set_mesh` or the training step has set.
 
     Returns:
-      The mean cross-entropy, and the share of queries that would have picked their own key, without a gradient.
+      The mean cross-entropy, and the share of queries whose own key is more similar than any other, without a
+      gradient: 0 where all are alike.
 
     Raises:
       UserError: the form is unknown, or ring is asked for without a mesh, or with one that does not divide.
@@ -122,12 +123,13 @@ def _dense(
     query: Float[Array, "b d"], key: Float[Array, "b d"], negatives: Float[Array, "k d"] | None, temperature: float
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     if negatives is None:
-        logits, own = _similarity(query, key) / temperature, jnp.arange(len(query))
-        positive = jnp.diagonal(logits)
+        logits = _similarity(query, key) / temperature
+        positive, own = jnp.diagonal(logits), jnp.eye(len(query), dtype=bool)
     else:
-        logits, own = infonce_logits(query, key, negatives, temperature=temperature), jnp.zeros(len(query), int)
-        positive = logits[:, 0]
-    hits = jnp.mean((jnp.argmax(logits, axis=1) == own).astype(jnp.float32))
+        logits = infonce_logits(query, key, negatives, temperature=temperature)
+        positive, own = logits[:, 0], (jnp.arange(logits.shape[1]) == 0)[None]
+    # Not the place of the largest, which among equal ones is the first: the own key's, or another's.
+    hits = jnp.mean((positive > jnp.max(jnp.where(own, -jnp.inf, logits), axis=1)).astype(jnp.float32))
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - positive), hits
 
 

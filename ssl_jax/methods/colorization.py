@@ -71,7 +71,8 @@ def colorization(
     Differs from the authors' code in: the prior is the running average of the encoded colours of the batches, kept in
     `carry.memory` and uniform at first, where they count ImageNet's once and smooth the counts with `sigma` (encoding
     is that smoothing); the loss is averaged over the places of coloured images, where they divide by all; ab is
-    averaged over each `stride` x `stride` square, where they take one pixel; 309 bins instead of 313, see `color_bins`.
+    averaged around each place, with weights that fall to 0 at `stride` pixels, where they take one pixel; 309 bins
+    instead of 313, see `color_bins`.
 
     Raises:
       UserError: an argument is out of range, or (from the functions, when they are first traced) images have not three

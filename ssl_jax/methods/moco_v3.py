@@ -52,9 +52,9 @@ def moco_v3(
     The loss is `2 * temperature` times InfoNCE, summed over both directions, as the authors' code. Every layer of the
     heads is without bias and followed by a batch norm, the last of which has no parameters.
 
-    Differs from the authors' code in: the average follows the optimizer's update instead of preceding the next step's
-    keys. That is the same sequence, with the momentum's schedule one step earlier. For a transformer, that code also
-    starts the weights in a way of its own.
+    The authors' code averages at the start of a step, before keys are made, and ours at the end of the step before
+    (`update`, after the optimizer), with the momentum of the step that follows: the same sequence, as their first
+    average is of two equal networks. Differs in: for a transformer, that code starts the weights in a way of its own.
 
     Raises:
       UserError: a size or the temperature is not above 0, the momentum not in 0..1, the form unknown, or (from the
@@ -108,7 +108,7 @@ def moco_v3(
 
     def update(params, carry, step):
         online = {name: params[name] for name in carry.teacher["params"]}
-        average = ema(carry.teacher["params"], online, value_at(momentum, step))
+        average = ema(carry.teacher["params"], online, value_at(momentum, step + 1))
         return carry.replace(teacher={**carry.teacher, "params": average})
 
     return Method(name="moco_v3", init=init, loss=loss, encode=functional.encode_with(encoder), update=update)

@@ -40,6 +40,10 @@ def test_moments_and_quantiles_of_boxes(fixture, image_size, scale):
     np.testing.assert_allclose(got, data[f"{name}/quantiles_area"], atol=pixel)
     got = np.quantile(log_ratio, data["quantile_levels"])
     np.testing.assert_allclose(got, data[f"{name}/quantiles_log_ratio"], atol=pixel)
+    room = (height - h)[h < height]
+    got = np.quantile(top[h < height] / room, data["quantile_levels"])
+    error = 5 * np.sqrt(0.25 / len(room))  # five standard errors of the share below a quantile
+    np.testing.assert_allclose(got, data[f"{name}/quantiles_top_given_room"], atol=error + pixel / 2)
     assert np.all((top >= 0) & (left >= 0) & (top + h <= height) & (left + w <= width))
 
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from sklearn.neighbors import NearestNeighbors
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from ssl_jax import data
 from ssl_jax.core import UserError
@@ -53,6 +53,16 @@ def test_weights_decide_where_counts_would_not():
     many = np.tile(train[1:], (50, 1))
     mixed = np.concatenate([train[:1], many]), np.concatenate([[1], np.zeros(100)]).astype(np.int32)
     assert knn_predict(*mixed, test, ks=(101,), temperature=0.001)[0, 0] == 1
+
+
+def test_by_distance_rows_in_the_very_place_have_all_of_the_votes():
+    """As scikit-learn's `weights="distance"`, also where no distance is above 0, as in a collapse."""
+    train, labels = np.asarray([[1, 0], [-1, 0], [0, 0], [0, 1], [0, -1]], np.float32), np.asarray([0, 0, 3, 0, 0])
+    for x in (train, np.ones_like(train)):
+        for k in (1, 3, 5):
+            theirs = KNeighborsClassifier(k, weights="distance").fit(x, labels)
+            found = knn_predict(x, labels, x[2:3], ks=(k,), metric="l2")
+            np.testing.assert_array_equal(found[0], theirs.predict(x[2:3]))
 
 
 def test_accuracy_is_the_share_of_hits():

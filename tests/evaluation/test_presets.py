@@ -35,14 +35,11 @@ def by_hand(x, y, rates, *, weight, batch, nesterov=False, lars=False, seed=0):
             rows = order[i * batch : (i + 1) * batch]
             residual = (softmax(x[rows] @ w + b) - np.eye(len(b))[y[rows]]) / batch
             gw, gb, rate = x[rows].T @ residual, residual.sum(axis=0), rates[step]
-            if lars:  # the rate inside of the momentum
+            if lars:  # apex' LARC scales the gradient that SGD is given
                 gw = 1e-3 * np.linalg.norm(w) / np.linalg.norm(gw) * gw
-                vw, vb = 0.9 * vw + rate * gw, 0.9 * vb + rate * gb
-                w, b = w - vw, b - vb
-            else:
-                vw, vb = 0.9 * vw + gw, 0.9 * vb + gb
-                w = w - rate * (gw + 0.9 * vw if nesterov else vw)
-                b = b - rate * (gb + 0.9 * vb if nesterov else vb)
+            vw, vb = 0.9 * vw + gw, 0.9 * vb + gb
+            w = w - rate * (gw + 0.9 * vw if nesterov else vw)
+            b = b - rate * (gb + 0.9 * vb if nesterov else vb)
             step += 1
     return w, b
 

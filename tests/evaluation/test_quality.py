@@ -38,6 +38,17 @@ def test_alignment_and_uniformity_are_wang_and_isolas():
         assert uniformity(X, t=t) == pytest.approx(np.log(np.mean(np.exp(-t * square))), abs=1e-5)
 
 
+@pytest.mark.parametrize("t", [2.0, 10.0, 100.0])
+def test_uniformity_of_distant_pairs_and_of_rows_of_zeros(t):
+    """Sums beside which the pairs of a row with itself are large; a row of zeros is at distance 1 from all others."""
+    x = np.random.default_rng(3).normal(size=(41, 128)).astype(np.float32)
+    x[:4] = 0
+    a = x.astype(np.float64) / np.maximum(np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True), 1e-12)
+    for rows, unit_rows in ((x, a), (x[4:], a[4:])):
+        square = np.sum((unit_rows[:, None] - unit_rows[None]) ** 2, axis=2)[np.triu_indices(len(rows), k=1)]
+        assert uniformity(rows, t=t) == pytest.approx(np.log(np.mean(np.exp(-t * square))), rel=1e-4)
+
+
 def test_uniformity_in_tiles_and_of_a_sample(monkeypatch):
     whole = uniformity(X)
     part = uniformity(X, sample=100, seed=1)

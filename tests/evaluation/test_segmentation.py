@@ -73,6 +73,15 @@ def test_one_neighbour_on_the_training_set_finds_itself():
     assert knn_segmentation(maps, coarse, maps, coarse, classes=CLASSES, k=1) == {"miou": 1.0, "accuracy": 1.0}
 
 
+def test_weights_decay_and_the_bias_does_not():
+    """Of constant features nothing but the bias tells the classes; a decay that throws it about gives another one."""
+    maps, masks = np.ones((4, 2, 2, 3), np.float32), np.zeros((4, 4, 4), np.uint8)
+    masks[:, 0, 0] = 1
+    for decay in (0.0, 600.0):
+        found = linear_segmentation(maps, masks, maps, masks, classes=2, epochs=2, batch_size=4, weight_decay=decay)
+        assert found["accuracy"] == 15 / 16
+
+
 def test_void_pixels_teach_nothing():
     """Half of the training pixels void are enough; half of them wrong are not."""
     (maps, masks), test = blocks(32, 0), blocks(6, 1)

@@ -126,3 +126,11 @@ def test_hits_are_queries_whose_own_key_is_nearest():
     key = jnp.eye(4)
     query = jnp.asarray([[3.0, 1, 0, 0], [0, 2, 1, 0], [0, 1, 0.5, 0], [1, 0, 0, 0.1]])
     assert [losses.infonce_with_accuracy(query, key, form=form)[1] for form in ("dense", "tiled")] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("form", ["dense", "tiled"])
+def test_equal_keys_are_no_hits(form):
+    """A collapse is no perfect score, in the batch or beside a queue of the same embedding."""
+    x = jnp.ones((4, 3), jnp.float32) / 3**0.5
+    assert losses.infonce_with_accuracy(x, x, form=form)[1] == 0
+    assert losses.infonce_with_accuracy(x, x, x[:3], form=form)[1] == 0

@@ -75,12 +75,13 @@ def test_heads_have_no_biases_and_end_in_norms_without_parameters(layers):
 
 
 def test_the_average_follows_the_momentums_schedule():
+    """The authors average at the start of a step with its own momentum, `main_moco.py` `adjust_moco_momentum`."""
     method = build(momentum=cosine(0.5, 1.0, steps=4))
     params, carry = networks.start(method)
     for step in range(5):
         before = carry.teacher["params"]["encoder"]["dense"]["kernel"]
         carry = method.update(params, carry, jnp.asarray(step, jnp.int32))
-        m = 1 - 0.5 * (np.cos(np.pi * step / 4) + 1) / 2
+        m = 1 - 0.5 * (np.cos(np.pi * min(step + 1, 4) / 4) + 1) / 2
         expected = m * before + (1 - m) * params["encoder"]["dense"]["kernel"]
         assert_close(carry.teacher["params"]["encoder"]["dense"]["kernel"], expected, 1e-6)
     assert "predictor" not in carry.teacher["params"]
@@ -94,7 +95,7 @@ def test_a_transformers_patch_embedding_stays_as_it_starts():
     encoder = nets.ViT(patch=2, dim=8, depth=1, heads=2, freeze_patches=True, pos="sincos")
     method, batch = build(encoder), networks.batch()
     for fields, moves in (({"groups": groups.to_dict()}, False), ({}, True)):
-        tx = optim.create("adamw", 0.1, weight_decay=recipe.optimizer_args.weight_decay, **fields)
+        tx = optim.create("adamw", 0.1, weight_decay=recipe.optimizer_args.weight_decay, decay="all", **fields)
         state = init_state(method, tx, batch)
         before = jax.tree.map(np.asarray, state.params["encoder"])
         state, _ = make_train_step(method, tx)(state, batch)

@@ -71,6 +71,7 @@ def compare_predictor(data, dtype, tolerance):
         assert_close(by_params[i]["norm0"]["scale"], data[f"{at}bn.weight"], tolerance)
         assert_close(by_params[i]["norm0"]["bias"], data[f"{at}bn.bias"], tolerance)
         assert_close(by_params[i]["dense1"]["kernel"].T, data[f"{at}last_layer.weight"], tolerance)
+        assert_close(by_params[i]["dense1"]["bias"], data[f"{at}last_layer.bias"], tolerance)
 
 
 def test_predictor_and_loss_equal_the_authors(fixture):
