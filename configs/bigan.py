@@ -2,8 +2,8 @@
 
 `ssl-jax pretrain --config=bigan --workdir=DIR`; the authors' encoder is an AlexNet, whose linear probes reach 31.0 % at
 conv3, and their rate is constant for 50 epochs and then decays, where ours follows a cosine.
-`:fashion_mnist` runs in minutes, `:test` in seconds on a CPU. The small form has a ViT, which learns much in a short run;
-the ConvNet, whose filters are good as they are drawn, learns nothing then (docs/benchmarks/methods.md).
+`:fashion_mnist` runs in minutes, `:test` in seconds on a CPU. The small form has a ViT, which learns much in a short
+run; the ConvNet, whose filters are good as they are drawn, learns nothing then (docs/benchmarks/methods.md).
 """
 
 from ml_collections import ConfigDict
