@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -39,7 +40,7 @@ class Exported:
 
 
 def export(
-    directory: str | os.PathLike[str],
+    directory: str | pathlib.Path,
     out: str | os.PathLike[str],
     *,
     encoder: str = "student",
@@ -56,8 +57,7 @@ def export(
       own: keep the library's own names, where torchvision or timm have names for such an encoder.
 
     Raises:
-      UserError: no such run, step or encoder, or a file that can't be written or does not give the
-        same features.
+      UserError: no such run, step or encoder, or a file that can't be written or does not give the same features.
     """
     out = pathlib.Path(out)
     check_kind(out)
@@ -112,6 +112,6 @@ def define(values: flags.FlagValues) -> None:
 
 def command(values: flags.FlagValues, say: Callable[[str], None]) -> None:
     """Do what the command line says."""
-    options = {name: values[name].value for name in ("encoder", "step", "own")}
-    made = export(values["workdir"].value, values["out"].value, **options)
-    say(summary(made, values["out"].value))
+    given: dict[str, Any] = {name: values[name].value for name in ("encoder", "step", "own", "workdir", "out")}
+    directory, out = given.pop("workdir"), given.pop("out")
+    say(summary(export(directory, out, **given), out))

@@ -69,7 +69,7 @@ def arguments(config: Any) -> dict[str, dict[str, Any]]:
     """Of each `*_args` of a config, the arguments that its factory takes, with their defaults."""
     from ssl_jax import augment, methods, nets, optim
 
-    factories: dict[str, Callable] = {
+    factories: dict[str, Callable | None] = {
         "method_args": getattr(methods, config.method, None),
         "augment_args": getattr(augment, config.augment, None),
         "optimizer_args": optim.create,
@@ -90,8 +90,13 @@ def field_meanings() -> dict[str, str]:
 
 
 def _defaults(function: Callable) -> dict[str, Any]:
+    """Arguments with their defaults; of an augmentation that takes any field of its views also these."""
     parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in FILLED_IN}
+    found = {p.name: p.default for p in parameters if p.default is not p.empty}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters) and "size" in inspect.signature(function).parameters:
+        pairs = getattr(function(32), "pairs", ())
+        found |= dataclasses.asdict(pairs[0][0]) if pairs else {}
+    return {name: value for name, value in found.items() if name not in FILLED_IN}
 
 
 def _plain(value: Any) -> str:

@@ -39,8 +39,11 @@ def warm_start(
       teacher: whether the method's teacher is a copy of the encoder, and begins with the same weights.
 
     Raises:
-      UserError: (from `init`) the file can't be read, or is of another encoder.
+      UserError: there is no such file, or (from `init`) it can't be read, or is of another encoder.
     """
+    check_kind(pathlib.Path(path))
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"There is no file of weights {path} to begin with.")
 
     def init(rng: Array, batch: PyTree) -> tuple[PyTree, Carry]:
         params, carry = method.init(rng, batch)

@@ -6,11 +6,11 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import PIL.Image
 import pytest
 
-from ssl_jax import cli, interop, methods, nets
+from ssl_jax import Carry, Method, cli, collapse, interop, nets
 from ssl_jax.evaluate import load_run
+from ssl_jax.nets.positions import resize
 from ssl_jax.warm_start import warm_start
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections, on reading a config
@@ -63,7 +63,8 @@ def test_the_page_reads_it_in_plain_jax(exported, monkeypatch):
     run, state, _ = load_run(exported[0])
     images = run.source[np.arange(5)]["image"]
     expected = run.method.encode(state.params, state.carry, run.prepare(images))[0]
-    np.testing.assert_allclose(names["encode"](run.prepare(images)), expected, rtol=1e-5, atol=1e-6)
+    found = names["encode"](names["params"], names["model_state"], run.prepare(images))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_the_page_reads_it_in_plain_jax(exported, monkeypatch):
         (["--workdir=nowhere", "--out=a.npz"], "There is no run in nowhere"),
         (["--workdir=RUN", "--out=a.pth"], "is a pickle"),
         (["--workdir=RUN", "--out=a.npz", "--encoder=tutor"], "value should be one of <student|teacher>"),
-        (["--workdir=RUN", "--out=/dev/null/a.npz"], "can't be written to /dev/null/a.npz: Not a directory"),
+        (["--workdir=RUN", "--out=/dev/null/a.npz"], "can't be written to /dev/null/a.npz: "),
         (["--workdir=RUN"], "The flag --out is missing."),
     ],
 )
@@ -90,7 +91,8 @@ def test_a_run_begins_with_the_weights_and_keeps_them(exported, tmp_path, capsys
     _, state, fresh = load_run(workdir)
     loaded, _ = interop.load_encoder(file, nets.create("convnet", widths=(8, 16)), (8, 8, 1))
     equal(state.params["encoder"], loaded)  # a rate of 0 leaves them as they were
-    equal(state.carry.teacher["params"]["encoder"], loaded)
+    slow = state.carry.teacher["params"]["encoder"]  # an average of the same numbers
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), slow, loaded)
     with pytest.raises(AssertionError):
         equal(fresh.params["encoder"], loaded)
     file.unlink()
@@ -106,41 +108,34 @@ def test_weights_that_do_not_fit_stop_a_run_in_a_sentence(exported, tmp_path, ca
     assert "are of another shape than the encoder" in capsys.readouterr().err
 
 
-def test_positions_get_the_grid_of_the_views_and_mask_tokens_stay(tmp_path):
-    """Weights of 2 x 2 patches, for iBOT on 4 x 4."""
-    params = VIT.init(jax.random.key(1), jnp.zeros((1, 8, 8, 3)), train=False)["params"]
-    interop.save_encoder(tmp_path / "a.npz", VIT, params, {})
-    method = methods.ibot(VIT, prototypes=8, hidden=8, bottleneck=8)
-    batch = {"views": (jnp.zeros((2, 2, 16, 16, 3)), jnp.zeros((2, 2, 8, 8, 3)))}
-    fresh, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
-    found, carry = jax.jit(warm_start(method, VIT, tmp_path / "a.npz").init)(jax.random.key(0), batch)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(lambda x: (x.shape, x.dtype), fresh)
-    np.testing.assert_array_equal(found["encoder"]["patch_kernel"], params["patch_kernel"])
-    np.testing.assert_array_equal(carry.teacher["params"]["encoder"]["cls"], params["cls"])
-    assert "mask_token" in found["encoder"]
+@pytest.mark.parametrize("teacher", [True, False])
+def test_what_the_file_has_not_stays_and_what_has_another_grid_is_fitted(tmp_path, teacher):
+    """Weights of 2 x 2 patches for a student of 4 x 4 with a mask token; a frozen teacher is left alone."""
+    views = {"views": jnp.zeros((1, 2, 16, 16, 3))}
+    student = VIT.clone(mask_token=True)
+    mine, fresh = (
+        jax.jit(lambda k, module=module, n=n: module.init(k, jnp.zeros((1, n, n, 3)), train=False)["params"])(key)
+        for key, module, n in ((jax.random.key(1), VIT, 8), (jax.random.key(2), student, 16))
+    )
+    interop.save_encoder(tmp_path / "a.npz", VIT, mine, {})
+    carry = Carry(model_state={"encoder": {}}, teacher={"params": {"encoder": fresh}, "model_state": {"encoder": {}}})
+    made = Method(name="x", init=lambda rng, batch: ({"encoder": fresh}, carry), loss=print, encode=print)
+    found, after = warm_start(made, VIT, tmp_path / "a.npz", teacher=teacher).init(jax.random.key(0), views)
+    shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (found["encoder"], fresh)]
+    assert shapes[0] == shapes[1]
+    equal(found["encoder"]["block1"], mine["block1"])
+    equal(found["encoder"]["mask_token"], fresh["mask_token"])
+    np.testing.assert_allclose(found["encoder"]["pos_grid"], resize(mine["pos_grid"], 4, 4))
+    equal(after.teacher["params"]["encoder"], found["encoder"] if teacher else fresh)
 
 
-def test_a_frozen_teacher_is_left_alone(tmp_path):
-    module = nets.ConvNet((2, 3))
-    variables = {seed: module.init(jax.random.key(seed), jnp.zeros((2, 8, 8, 1)), train=True) for seed in (1, 2)}
-    own, frozen = ((v["params"], {"batch_stats": v["batch_stats"]}) for v in variables.values())
-    interop.save_encoder(tmp_path / "a.npz", module, *own)
-    teacher = {"params": frozen[0], "model_state": frozen[1]}
-    method = methods.distillation(module, teacher=module, variables=teacher, loss="features")
-    begin = warm_start(method, module, tmp_path / "a.npz", teacher=False).init
-    params, carry = begin(jax.random.key(0), {"views": jnp.zeros((2, 1, 8, 8, 1))})
-    equal(params["encoder"], own[0])
-    equal(carry.teacher["params"]["encoder"], frozen[0])
-
-
-def test_a_run_may_stop_when_it_looks_collapsed(tmp_path, capsys):
-    """Images that are all alike are embedded alike: the run is saved and stopped."""
-    for i in range(80):
-        PIL.Image.new("L", (8, 8), 128).save(tmp_path / f"{i}.png")
-    flags = [f"--config.data=folder:{tmp_path}", "--config.image_size=8", "--config.augment_args.strength=0.0"]
-    flags += ["--config.batch_size=16", "--config.learning_rate=0.2"]
-    assert pretrain(tmp_path / "run", *flags, "--config.max_collapsed=2") == 1
+def test_a_run_may_stop_when_it_looks_collapsed(tmp_path, capsys, monkeypatch):
+    """Saved, and after as many lines in a row as was asked for; by default it only warns."""
+    monkeypatch.setattr(collapse, "embedding", lambda logged: "all alike")
+    assert pretrain(tmp_path / "run", "--config.max_collapsed=2") == 1
     said = capsys.readouterr().err
-    assert "Warning: adamw with a learning rate of 0.2 will hardly train" in said
-    assert "Stopped and saved at step 2, after 2 line(s) of progress that looked like a collapse: all images" in said
-    assert load_run(tmp_path / "run")[1].step == 2
+    assert (
+        "Stopped and saved at step 2, after 2 line(s) of progress that looked like a collapse: all alike. Mend" in said
+    )
+    assert pretrain(tmp_path / "run") == 0
+    assert "Going on from the checkpoint of step 2" in capsys.readouterr().err
