@@ -10,9 +10,7 @@ def base(method: str) -> ConfigDict:
     c.method_args = ConfigDict()  # keyword arguments of the method's factory
     c.encoder = "resnet50"  # a name of ssl_jax.nets
     c.encoder_args = ConfigDict()  # fields of the encoder's module
-    c.weights = config_dict.placeholder(
-        str
-    )  # a file that the encoder begins with, instead of at random (docs/howto.md)
+    c.weights = config_dict.placeholder(str)  # a file that the encoder begins with (docs/howto.md)
     c.dtype = "float32"  # of the encoder's arithmetic: float32 or bfloat16
 
     c.data = "tfds:imagenet2012"  # folder:PATH, tar:PATTERN, tfds:NAME, ... (docs/data.md)
