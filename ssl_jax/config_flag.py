@@ -87,7 +87,7 @@ def check_tuples(config: Any, default: Any, where: str = "config") -> None:
     for name, value in config.items():
         before, here = default.get(name), f"{where}.{name}"
         if hasattr(value, "keys"):
-            check_tuples(value, before, here)
+            check_tuples(value, {} if before is None else before, here)
         elif isinstance(value, tuple) and before:
             known = {type(x) for x in before}
             allowed = known | ({int} if float in known else set())

@@ -69,7 +69,7 @@ def test_printed_commands_have_flags_configs_and_fields_that_there_are():
     for command in printed:
         name, *argv = shlex.split(command)[1:]
         if "--config." in command and "--config=" not in command:
-            argv.append("--config=simclr")
+            argv.insert(0, "--config=simclr")
         if argv and argv[0] in ("describe", "check", "prepare", "preview"):
             argv = argv[:1] + [x for x in argv[1:] if x.startswith("-")]
         try:

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from ssl_jax import cli, flag_help
+from ssl_jax import cli, config_flag, flag_help
 from ssl_jax.configs import common
+from ssl_jax.core import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections, on reading a config
 
@@ -51,3 +52,13 @@ def test_small_conveniences(capsys):
     assert re.fullmatch(r"ssl_jax \d+\.\d+\.\d+\n", capsys.readouterr().out)
     assert cli.main(["pretrain", "simclr:test", "--workdir=runs/a"]) == 1
     assert "flags look like --config=simclr:test." in capsys.readouterr().err
+
+
+def test_a_dict_that_the_recipe_has_not_is_taken_whole():
+    """As docs/howto.md freezes an encoder."""
+    default, config = common.base("moco"), common.base("moco")
+    config.optimizer_args.groups = {"encoder": {"rate_scale": 0.0, "frozen": (1, 2)}}
+    config_flag.check_tuples(config, default)
+    config.drop_epochs, default.drop_epochs = ("a",), (1, 2)
+    with pytest.raises(UserError, match="takes items of type int"):
+        config_flag.check_tuples(config, default)
