@@ -6,15 +6,16 @@ from ml_collections import ConfigDict, config_dict
 def base(method: str) -> ConfigDict:
     """Return the fields of a run with their defaults, for a method of `ssl_jax.methods`."""
     c = ConfigDict()
-    c.method = method
+    c.method = method  # `ssl-jax methods` lists them
     c.method_args = ConfigDict()  # keyword arguments of the method's factory
     c.encoder = "resnet50"  # a name of ssl_jax.nets
     c.encoder_args = ConfigDict()  # fields of the encoder's module
+    c.weights = config_dict.placeholder(str)  # a file that the encoder begins with (docs/howto.md)
     c.dtype = "float32"  # of the encoder's arithmetic: float32 or bfloat16
 
     c.data = "tfds:imagenet2012"  # folder:PATH, tar:PATTERN, tfds:NAME, ... (docs/data.md)
-    c.train_split = "train"
-    c.test_split = "test"
+    c.train_split = "train"  # or a part: train[:10%], train[@ids.txt] (docs/data.md)
+    c.test_split = "test"  # only evaluation looks at it
     c.data_dir = config_dict.placeholder(str)  # where the data is, if not in its usual place
     c.image_size = 256  # host side: shorter side and centre square in pixels; 0 keeps the native size
     c.channels = 0  # 1 or 3; 0 takes the images' own
@@ -25,21 +26,21 @@ def base(method: str) -> ConfigDict:
     c.decoder = "auto"  # of these crops: pillow, fast, or auto for fast where it is installed
     c.normalize = "imagenet"  # mean and deviation: imagenet, data (measured) or none
 
-    c.seed = 0
-    c.batch_size = 256
+    c.seed = 0  # of initialisation, order and views
+    c.batch_size = 256  # of all devices together
     c.micro_batches = 1  # parts in which a batch goes through the encoder; the loss sees the whole (docs/scaling.md)
     c.accumulate = "no"  # yes averages the micro-batches' losses instead; forced does so where that is another loss
-    c.epochs = 100.0
+    c.epochs = 100.0  # times that each image is seen
     c.steps = config_dict.placeholder(int)  # takes the place of epochs
     c.optimizer = "sgd"  # sgd, adamw, lars, lars_byol, lamb
-    c.optimizer_args = ConfigDict({"weight_decay": 1e-4})
-    c.learning_rate = 0.03
+    c.optimizer_args = ConfigDict({"weight_decay": 1e-4})  # of ssl_jax.optim.create
+    c.learning_rate = 0.03  # the peak, before the scaling; it belongs to the optimizer
     c.learning_rate_scaling = "none"  # none, linear (batch / 256) or sqrt of the batch
-    c.warmup_epochs = 0.0
+    c.warmup_epochs = 0.0  # in which the learning rate rises from 0
     c.schedule = "cosine"  # of the learning rate after the warm-up: cosine, drops or constant
     c.final_learning_rate = 0.0  # where a cosine ends
     c.drop_epochs = config_dict.placeholder(tuple)  # where it is multiplied by drop_factor
-    c.drop_factor = 0.1
+    c.drop_factor = 0.1  # of `drops`
     c.rounds = 1  # equal parts of the run, with `Method.refresh` between them; the rate's schedule is a part's
 
     # From here on nothing changes the training itself, so a run may be continued with other values.
@@ -50,12 +51,13 @@ def base(method: str) -> ConfigDict:
     c.remat = "none"  # computed again for the gradient: blocks of ResNets and ViTs, or dots, all but their products
     c.log_every = 50  # steps between lines of progress and metrics
     c.checkpoint_every = 1000  # steps; the end is always saved
-    c.keep_checkpoints = 2
+    c.keep_checkpoints = 2  # the newest
+    c.max_collapsed = 0  # lines of progress in a row that look collapsed before the run stops; 0 only warns
     c.max_skipped_steps = 10  # in a row, not applied since loss or gradient is not finite, before the run stops
     c.probe = True  # online linear probe, where there are labels
     c.knn_every = 0  # steps between k-NN checks on training images; 0 is a fifth of the run, -1 never
-    c.knn_bank = 5000
-    c.knn_queries = 1000
+    c.knn_bank = 5000  # training images among which neighbours are looked for
+    c.knn_queries = 1000  # training images that are checked
     return c
 
 

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import difflib
 import functools
+import importlib.metadata
 import os
 import pathlib
 import re
@@ -13,7 +14,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from ssl_jax import host_flags
+from ssl_jax import flag_help, host_flags
 from ssl_jax.config_flag import check_tuples, config_error, config_names, define_config
 from ssl_jax.core import UserError
 from ssl_jax.progress import log_shown
@@ -24,6 +25,7 @@ USAGE = """Self-supervised image representation learning in JAX.
   ssl-jax plan     --config=NAME[:VARIANT] --topology=v5e:16x16     # does it fit, how long, what for
   ssl-jax evaluate --workdir=DIR [--protocol=knn,linear|help] [--encoder=student|teacher] [--layer=all]
   ssl-jax embed    --workdir=DIR --data=folder:PATH --out=FILE.npz
+  ssl-jax export   --workdir=DIR --out=FILE.safetensors   # the encoder's weights, for this and other libraries
   ssl-jax report   --workdir=DIR
   ssl-jax data     describe|check|prepare NAME, preview --config=NAME ...
   ssl-jax verify   --workdir=DIR [--steps=K]     # the same bits again?
@@ -44,10 +46,11 @@ def _parse(values: flags.FlagValues, argv: Sequence[str], command: str) -> None:
     except (KeyError, AttributeError, TypeError, ValueError, OSError) as error:
         raise UserError(config_error(error)) from error
     if _flag(values, "help"):
-        print(f"ssl-jax {command}\n{values.main_module_help() or values.get_help()}")
+        print(flag_help.text(command, values))
         raise SystemExit(0)
     if rest:
-        raise UserError(f"Don't know what to do with {' '.join(rest)!r}; flags look like --workdir=DIR.")
+        near = f"--config={rest[0]}" if rest[0].partition(":")[0] in config_names() else "--workdir=DIR"
+        raise UserError(f"Don't know what to do with {' '.join(rest)!r}; flags look like {near}.")
 
 
 def _flag_error(text: str) -> str:
@@ -101,8 +104,7 @@ def _settings() -> Iterator[None]:
         wanted[cache] = str(base / "ssl_jax" / "xla")
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         wanted["jax_persistent_cache_min_compile_time_secs"] = 0.5
-    before = {name: getattr(jax.config, name) for name in wanted}
-    verbosity = logging.get_verbosity()
+    before, verbosity = {name: getattr(jax.config, name) for name in wanted}, logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)  # orbax tells much; its errors are raised as well, and told once
     try:
         for name, value in wanted.items():
@@ -252,6 +254,16 @@ def _embed(argv: Sequence[str]) -> None:
     say(f"Wrote {count:,} features of {dim} numbers to {flag('out')} (arrays: features, and labels, names if known).")
 
 
+def _export(argv: Sequence[str]) -> None:
+    from ssl_jax import export
+
+    values = flags.FlagValues()
+    export.define(values)
+    _parse(values, argv, "export")
+    _required(values, "workdir", "out")
+    export.command(values, say)
+
+
 def _report(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
@@ -334,6 +346,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "plan": _plan,
     "evaluate": _evaluate,
     "embed": _embed,
+    "export": _export,
     "report": _report,
     "verify": _verify,
     "replay": _replay,
@@ -352,6 +365,9 @@ def run(argv: Sequence[str]) -> None:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE.format(configs=", ".join(config_names())))
         return
+    if argv[0] == "--version":
+        print(f"ssl_jax {importlib.metadata.version('ssl_jax')}")
+        return
     command, *rest = argv
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
@@ -367,6 +383,9 @@ def main(argv: Sequence[str] | None = None) -> Any:
         run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         text = " ".join(str(error).split())
+    except BrokenPipeError:  # what reads our output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to fail when Python ends
+        return 0
     except OSError as error:  # a full disk, a lost mount: the machine's state, not a mistake in this program
         text = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     except KeyboardInterrupt:  # during a run the loop sees to it, and saves

@@ -87,7 +87,7 @@ def check_tuples(config: Any, default: Any, where: str = "config") -> None:
     for name, value in config.items():
         before, here = default.get(name), f"{where}.{name}"
         if hasattr(value, "keys"):
-            check_tuples(value, before, here)
+            check_tuples(value, {} if before is None else before, here)
         elif isinstance(value, tuple) and before:
             known = {type(x) for x in before}
             allowed = known | ({int} if float in known else set())
@@ -107,8 +107,12 @@ def _check_field(config: Any, path: str) -> None:
         fields = list(config.keys()) if hasattr(config, "keys") else []
         if part not in fields:
             near = difflib.get_close_matches(part, fields, n=1, cutoff=0.8 if where.endswith("_args") else 0.6)
-            if where.endswith("_args") and not near:
+            if where.endswith("_args") and not near and depth + 1 == len(parts):
                 return
+            if where.endswith("_args") and not near:
+                inner = parts[depth + 1 :]
+                inside = "".join(f"{{'{name}': " for name in inner) + "VALUE" + "}" * len(inner)
+                raise UserError(f'The recipe has no {where}.{part}; give it whole: --config.{where}.{part}="{inside}".')
             hint = f" Did you mean {near[0]!r}?" if near else f" There is {', '.join(sorted(fields)) or 'none'}."
             raise UserError(f"The config has no field {part!r}{where and f' in {where!r}'}.{hint}")
         config = config[part]

@@ -132,7 +132,7 @@ def _prepare(name: str, sources: dict[str, data.Source], values: flags.FlagValue
     counts = ", ".join(f"{count:,} {split}" for split, count in made.counts.items())
     left = f" Left out as broken: {len(made.broken):,}." if made.broken else ""
     say(f"Prepared {counts} in {made.path}.{left}")
-    say(f"Next: ssl-jax pretrain --config.data=tfds:{called} --config.data_dir={out} ...")
+    say(f"Next: ssl-jax pretrain --config=simclr --workdir=DIR --config.data=tfds:{called} --config.data_dir={out}")
 
 
 def default_name(name: str) -> str:

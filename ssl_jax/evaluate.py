@@ -42,7 +42,9 @@ def config_of(record: dict[str, Any]) -> ConfigDict:
 
 
 def load_run(directory: str | pathlib.Path, *, step: int | None = None) -> tuple[Experiment, TrainState, TrainState]:
-    """Rebuild a run: `(experiment, trained state, state at step 0)`; `step` None is the newest checkpoint.
+    """Rebuild a run: `(experiment, trained state, random state)`; `step` None is the newest checkpoint.
+
+    The second state is the run's at step 0, with a random encoder also where the run began with weights of others.
 
     Every device has the whole state, wherever the run kept it.
 
@@ -53,7 +55,7 @@ def load_run(directory: str | pathlib.Path, *, step: int | None = None) -> tuple
 
     directory = pathlib.Path(directory)
     config = config_of(workdir.read_run(directory))
-    config.update(sharding="replicated", sharding_rules=(), model_parallel=1)
+    config.update(sharding="replicated", sharding_rules=(), model_parallel=1, weights=None)
     experiment = build(config, directory=directory)
     none = UserError(f"There is no checkpoint in {directory / 'checkpoints'}: none is saved yet, or they are gone.")
     if not (directory / "checkpoints").is_dir():
@@ -101,6 +103,8 @@ def subject_of(
 
 def network_of(experiment: Experiment, state: TrainState, encoder: str = "student") -> Network:
     """The encoder alone, without the heads that its method trains it with."""
+    if encoder not in ("student", "teacher"):
+        raise UserError(f"The encoder to use is 'student' or 'teacher', not {encoder!r}.")
     params, carry = state.params, state.carry
     if encoder == "teacher":
         params, carry = teacher_of(params, carry)

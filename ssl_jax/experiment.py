@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ssl_jax import augment, data, methods, nets, optim, schedules, teachers
+from ssl_jax import augment, data, methods, nets, optim, schedules, teachers, workdir
 from ssl_jax.checks import check_positive
 from ssl_jax.core import Method, TrainState, UserError
 from ssl_jax.data.stored import is_stored
@@ -24,6 +24,7 @@ from ssl_jax.evaluation import embed
 from ssl_jax.micro_batches import gradient_accumulation, gradient_caching
 from ssl_jax.sharding import DATA, data_mesh
 from ssl_jax.sharding_rules import REPLICATED, Rules, rules_of
+from ssl_jax.warm_start import kept_file, warm_start
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RECIPES = (  # of ssl_jax.augment, one a line
@@ -189,9 +190,14 @@ def build_encoder(config: ConfigDict) -> nn.Module:
 
 
 def build_method(
-    config: ConfigDict, source: data.Source, *, steps: int, teacher: teachers.Teacher | None = None
+    config: ConfigDict,
+    source: data.Source,
+    *,
+    steps: int,
+    teacher: teachers.Teacher | None = None,
+    directory: str | pathlib.Path | None = None,
 ) -> Method:
-    """The method with its encoder, and its teacher where it has one.
+    """The method with its encoder, which may begin with `config.weights`, and its teacher where it has one.
 
     Arguments called `examples`, `classes` and `steps` that the config leaves open are filled in from the data and the
     run, and so are `mean` and `std`, for methods that have to know what the views were normalised with.
@@ -208,7 +214,13 @@ def build_method(
         arguments = {**normalization(config.normalize, source), **arguments}
     if teacher is not None:
         arguments |= teacher.arguments(encoder_dtype(config))
-    return in_micro_batches(call(factory, f"method {config.method}", build_encoder(config), **arguments), config)
+    encoder = build_encoder(config)
+    method = call(factory, f"method {config.method}", encoder, **arguments)
+    if config.weights:
+        begun = directory is not None and workdir.has_begun(pathlib.Path(directory))
+        path = kept_file(config.weights, pathlib.Path(directory)) if begun and directory else config.weights
+        method = warm_start(method, encoder, path, teacher=teacher is None)
+    return in_micro_batches(method, config)
 
 
 def in_micro_batches(method: Method, config: ConfigDict) -> Method:
@@ -375,7 +387,7 @@ def build(
         config=config,
         source=source,
         inputs=seen.inputs,
-        method=build_method(config, source, steps=steps, teacher=teacher),
+        method=build_method(config, source, steps=steps, teacher=teacher, directory=directory),
         rate=rate,
         tx=build_optimizer(config, source, rate, steps=round_steps),
         views=seen.views,

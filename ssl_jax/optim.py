@@ -20,6 +20,16 @@ def scaled_learning_rate(base: float, batch_size: int, scaling: str = "linear") 
     return rules[scaling]
 
 
+def unlikely_rate(name: str, peak: float) -> str | None:
+    """A sentence if a rate was meant for another optimizer: LARS takes rates of 1 to 10, with which Adam diverges."""
+    if name != "adamw" or peak <= 0.1:
+        return None
+    return (
+        f"adamw with a learning rate of {peak:.3g} will hardly train: that is a rate for LARS or SGD. Try "
+        "--config.learning_rate=1e-3 --config.learning_rate_scaling=none."
+    )
+
+
 def is_kernel(params: PyTree) -> PyTree:
     """True for weights with two or more axes: what decays and adapts. Biases and norm parameters have one axis."""
     return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)

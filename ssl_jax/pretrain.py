@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import collapse, data, hosts, lock, monitors, signals, skips, teachers, workdir
+from ssl_jax import collapse, data, hosts, lock, monitors, optim, signals, skips, teachers, warm_start, workdir
 from ssl_jax.core import Metrics, TrainState, UserError
 from ssl_jax.damaged import Damaged
 from ssl_jax.digest import digest
@@ -129,6 +129,8 @@ def _pretrain(
     known = hosts.on_first(lambda: claim(directory, record))
     if experiment.teacher is not None:
         teachers.keep(experiment.teacher, directory)
+    if config.weights:
+        hosts.on_first(lambda: warm_start.keep(config.weights, directory, begun=known))
     checkpoints = Checkpoints(directory / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints)
     watch = Watch(experiment)
     state = initial_state(experiment.method, source, **experiment.parts)
@@ -139,6 +141,9 @@ def _pretrain(
         f"{source!r}, {experiment.steps:,} steps of {config.batch_size} on {experiment.mesh.size} "
         f"{jax.devices()[0].platform} device(s){processes}, into {directory}"
     )
+    peak = optim.scaled_learning_rate(config.learning_rate, config.batch_size, config.learning_rate_scaling)
+    if (doubt := optim.unlikely_rate(config.optimizer, peak)) is not None:
+        announce(f"Warning: {doubt}")
     counted = skips.Skips(config.max_skipped_steps, announce)
     hosts.agree({"checkpoints": checkpoints.steps()}, f"{directory} must be on a file system that all hosts share.")
     if checkpoints.steps():
@@ -260,7 +265,7 @@ def out_of_memory(config: ConfigDict) -> Iterator[None]:
 def _loop(experiment, state, watch, checkpoints, position, writer, counted, damaged, announce) -> TrainState:
     config, steps = experiment.config, experiment.steps
     rounds = np.asarray(round_starts(steps, config.rounds))
-    alarm = Alarm(experiment.method.warn, announce)
+    alarm = Alarm(experiment.method.warn, announce, limit=config.max_collapsed)
     progress, vote = Progress(silent=not hosts.is_first()), hosts.Vote(experiment.mesh)
     began, seen_images, waiting = time.perf_counter(), 0, Waiting()
     step, too_many = int(state.step), None
@@ -306,10 +311,10 @@ def _loop(experiment, state, watch, checkpoints, position, writer, counted, dama
                     logged |= {name: float(value) for name, value in monitors.collapse(metrics["embedding"]).items()}
                 logged |= watch.report(state, step, last=last)
                 writer.write(step, logged, digest=digest(state))
-                alarm.see(step, logged)
+                collapsed = alarm.see(step, logged)
                 remaining = (steps - step) * config.batch_size / speed
                 progress.show(line(step, steps, logged, eta=remaining), keep=last or "knn_top1" in logged)
-                too_many = damaged.look(step)
+                too_many = damaged.look(step) or collapsed
                 began, seen_images = time.perf_counter(), 0
             if saving or too_many:
                 save(force=last or stop or stuck or too_many is not None)
@@ -334,13 +339,20 @@ def _loop(experiment, state, watch, checkpoints, position, writer, counted, dama
 class Alarm:
     """Says in words when a run looks collapsed: at the first sign, and again after every ten lines that it lasts."""
 
-    def __init__(self, warn: collapse.Warn, announce: Callable[[str], None]):
-        """`warn` is the method's own; what holds for all methods is looked at besides."""
+    def __init__(self, warn: collapse.Warn, announce: Callable[[str], None], *, limit: int = 0):
+        """`warn` is the method's own; what holds for all methods is looked at besides. A `limit` of 0 is none."""
         self.warn, self.announce, self.signs = collapse.any_of(warn, collapse.embedding), announce, 0
+        self.limit = limit
 
-    def see(self, step: int, logged: dict[str, float]) -> None:
-        """Look at the scalars of one step."""
+    def see(self, step: int, logged: dict[str, float]) -> UserError | None:
+        """Look at the scalars of one step; an error once `limit` lines in a row looked collapsed."""
         text = self.warn({**logged, "step": step})
         if text and self.signs % 10 == 0:
             self.announce(f"Warning: step {step:,} looks like a collapse: {text}.")
         self.signs = self.signs + 1 if text else 0
+        if not self.limit or self.signs < self.limit:
+            return None
+        return UserError(
+            f"Stopped and saved at step {step:,}, after {self.signs} line(s) of progress that looked like a collapse: "
+            f"{text}. Mend the recipe and take another --workdir, or go on with --config.max_collapsed=0."
+        )

@@ -31,6 +31,7 @@ ONLOOKERS = (
     "log_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "max_collapsed",
     "max_skipped_steps",
     "probe",
     "knn_every",
@@ -42,7 +43,9 @@ ONLOOKERS = (
 LATER = {
     "micro_batches": 1,
     "accumulate": "no",
+    "max_collapsed": 0,
     "max_skipped_steps": 10,
+    "weights": None,
     "host_crop": "no",
     "decoder": "auto",
     "max_damaged": 1.0,

@@ -53,6 +53,10 @@ CONFIG = {
         ["--config.optimizer_args.weight_decy=0"],
         "no field 'weight_decy' in 'optimizer_args'. Did you mean 'weight_decay'?",
     ),
+    "an argument that is not there, from the inside": (
+        ["--config.optimizer_args.groups.encoder.rate_scale=0.0"],
+        "no optimizer_args.groups; give it whole: --config.optimizer_args.groups=\"{'encoder': {'rate_scale': VALUE}",
+    ),
     "misspelt switch": (["--noconfig.prob"], "Did you mean 'probe'?"),
     "unlike any field": (["--config.zzz=1"], "There is accumulate, augment, augment_args"),
     "word for a number": (["--config.batch_size=many"], "--config.batch_size=many is not a whole number."),

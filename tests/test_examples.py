@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+import ssl_jax
+
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
@@ -27,3 +29,20 @@ def test_an_unknown_method_is_named():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "invalid choice: 'simclear' (choose from" in done.stderr.splitlines()[-1]
+
+
+def test_the_method_in_one_file_of_the_documentation_learns(capsys, monkeypatch):
+    """As printed in docs/howto.md, but shorter: the loss falls, and the neighbours are right."""
+    page = (EXAMPLES.parent / "docs" / "howto.md").read_text()
+    block = next(b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "ssl_jax.Method(" in b)
+    losses, train = [], ssl_jax.train
+
+    def fit(*args, **kwargs):
+        for last, metrics, _ in train(*args, **kwargs):  # noqa: B007
+            losses.append(float(metrics["loss"]))
+        return last
+
+    monkeypatch.setattr(ssl_jax, "fit", fit)
+    exec(block.replace("steps=60", "steps=12"), {})
+    assert re.fullmatch(r"\{20: 0\.9\d+\}\n", capsys.readouterr().out)
+    assert losses[-1] < losses[0] - 0.1

@@ -300,3 +300,9 @@ def test_lars_may_give_biases_and_norms_a_rate_of_their_own(name):
             updates[scale], states[scale] = tx.update(gradients, states[scale], params)
     np.testing.assert_allclose(updates[0.024]["bias"], 0.024 * updates[1.0]["bias"], rtol=1e-6)
     np.testing.assert_array_equal(updates[0.024]["kernel"], updates[1.0]["kernel"])
+
+
+def test_a_rate_that_was_meant_for_lars_is_doubted():
+    assert "adamw with a learning rate of 4.8 will hardly train" in optim.unlikely_rate("adamw", 4.8)
+    assert optim.unlikely_rate("adamw", 1e-3) is None
+    assert optim.unlikely_rate("lars", 4.8) is None

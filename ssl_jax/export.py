@@ -1,0 +1,117 @@
+"""An encoder out of a run: a file of weights for this and other libraries, read back before anybody relies on it."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from ssl_jax import interop
+from ssl_jax.core import PyTree, UserError
+from ssl_jax.evaluate import load_run, network_of
+from ssl_jax.experiment import normalization
+from ssl_jax.interop.files import check_kind
+from ssl_jax.warm_start import channels
+
+IMAGES = 8  # that the file's encoder is compared on
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+      layout: whose names the arrays have.
+      numbers: how many parameters and statistics.
+      shape: height, width and channels of the images that the encoder saw.
+      mean: per channel, of values in 0..1, taken off before the encoder; None is nothing.
+      std: per channel, divided by afterwards; None is nothing.
+    """
+
+    layout: str
+    numbers: int
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+def export(
+    directory: str | pathlib.Path,
+    out: str | os.PathLike[str],
+    *,
+    encoder: str = "student",
+    step: int | None = None,
+    own: bool = False,
+) -> Exported:
+    """Write the encoder of a run as `interop.save_encoder` does, and compare what the file gives on training images.
+
+    Args:
+      directory: workdir of the run, which is only read.
+      out: `.safetensors` or `.npz`.
+      encoder: "student" or "teacher".
+      step: which checkpoint, the newest by default.
+      own: keep the library's own names, where torchvision or timm have names for such an encoder.
+
+    Raises:
+      UserError: no such run, step or encoder, or a file that can't be written or does not give the same features.
+    """
+    out = pathlib.Path(out)
+    check_kind(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The weights can't be written to {out}: {error.strerror or error}.") from error
+    experiment, state, _ = load_run(directory, step=step)
+    network = network_of(experiment, state, encoder)
+    count = min(IMAGES, len(experiment.source))
+    image = experiment.prepare(experiment.source[np.arange(count)]["image"])
+    layout = interop.save_encoder(out, network.encoder, network.params, network.state, own=own)
+    shape = (*image.shape[1:3], channels(network.params, image.shape[3]))
+    params, model_state = interop.load_encoder(out, network.encoder, shape)
+
+    @jax.jit
+    def features(params: PyTree, model_state: PyTree) -> jax.Array:
+        """As everything else that looks at the run sees them."""
+        carry = state.carry.replace(model_state={**state.carry.model_state, "encoder": model_state})
+        return experiment.method.encode({**state.params, "encoder": params}, carry, image)[0]
+
+    unread = {name: x for name, x in network.params.items() if name not in params}  # only the method's, not encode's
+    if not np.array_equal(features(params | unread, model_state), features(network.params, network.state)):
+        raise UserError(f"{out} does not give the features of the run when it is read again; don't use it.")
+    return Exported(
+        layout=layout,
+        numbers=sum(x.size for x in jax.tree.leaves((params, model_state))),
+        shape=shape,
+        **normalization(experiment.config.normalize, experiment.source),
+    )
+
+
+def summary(made: Exported, out: str | os.PathLike[str]) -> str:
+    """What was written, in words, with how images have to be prepared for it."""
+    h, w, c = made.shape
+    scale = "" if made.mean is None else f", less the mean {made.mean}, divided by the deviation {made.std}"
+    return (
+        f"Wrote {made.numbers:,} numbers to {out}, under the names of {made.layout}. Read again, they give the same "
+        f"features. The encoder saw {h} x {w} images of {c} channel(s), values in 0..1{scale}; channels last here, "
+        "first in torch."
+    )
+
+
+def define(values: flags.FlagValues) -> None:
+    """Define the flags of `ssl-jax export`."""
+    flags.DEFINE_string("workdir", None, "Directory of the run, which is only read.", flag_values=values)
+    flags.DEFINE_string("out", None, "File to write, .safetensors or .npz.", flag_values=values)
+    flags.DEFINE_enum("encoder", "student", ["student", "teacher"], "Which one.", flag_values=values)
+    flags.DEFINE_integer("step", None, "Checkpoint; the newest by default.", flag_values=values)
+    flags.DEFINE_bool("own", False, "Keep this library's names, and not torchvision's or timm's.", flag_values=values)
+
+
+def command(values: flags.FlagValues, say: Callable[[str], None]) -> None:
+    """Do what the command line says."""
+    given: dict[str, Any] = {name: values[name].value for name in ("encoder", "step", "own", "workdir", "out")}
+    directory, out = given.pop("workdir"), given.pop("out")
+    say(summary(export(directory, out, **given), out))

@@ -1,0 +1,64 @@
+"""`--help` of every command: its flags, and the fields of a config with what they mean."""
+
+import re
+
+import pytest
+
+from ssl_jax import cli, config_flag, flag_help
+from ssl_jax.configs import common
+from ssl_jax.core import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections, on reading a config
+
+
+def shown(capsys, *argv: str) -> str:
+    """What a command prints for people who ask for help."""
+    with pytest.raises(SystemExit) as end:
+        cli.COMMANDS[argv[0]]([*argv[1:], "--help"])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_a_config_shows_its_fields_as_they_will_be(capsys):
+    text = shown(capsys, "pretrain", "--config=dino:test", "--config.batch_size=32", "--config.method_args.hidden=7")
+    assert "`:vanilla` has two large crops" in text  # the file's own words
+    assert re.search(r"^  batch_size=32 +of all devices together$", text, re.MULTILINE)
+    assert re.search(r"^    \.hidden=7$", text, re.MULTILINE)
+    assert re.search(r"^    \.widths=\(8, 16\)$", text, re.MULTILINE)
+    others = " ".join(text.partition("  method_args")[2].partition("  encoder=")[0].split())
+    assert "others, as they are:" in others
+    assert "center_momentum=0.9" in others  # an argument of the method that the recipe leaves alone
+    assert "hidden=2048" not in others
+    assert "steps between lines of progress" in text
+    assert all(len(line) <= flag_help.WIDTH for line in text.splitlines() if "=" not in line)
+
+
+def test_without_a_config_it_says_how_to_see_one(capsys):
+    text = shown(capsys, "pretrain")
+    assert "`ssl-jax pretrain --config=NAME --help` lists the fields" in text
+    assert re.search(r"^  --\[no\]report +Write report.html at the end. \(default: True\)$", text, re.MULTILINE)
+    assert "flagfile" not in text
+    assert re.search(r"^  --k +Numbers of neighbours", shown(capsys, "evaluate"), re.MULTILINE)
+
+
+def test_every_field_says_what_it_is():
+    meanings = flag_help.field_meanings()
+    assert set(meanings) == set(common.base("simclr"))
+    assert all(meanings.values())
+
+
+def test_small_conveniences(capsys):
+    cli.run(["--version"])
+    assert re.fullmatch(r"ssl_jax \d+\.\d+\.\d+\n", capsys.readouterr().out)
+    assert cli.main(["pretrain", "simclr:test", "--workdir=runs/a"]) == 1
+    assert "flags look like --config=simclr:test." in capsys.readouterr().err
+
+
+def test_a_dict_that_the_recipe_has_not_is_taken_whole():
+    """As docs/howto.md freezes an encoder."""
+    default, config = common.base("moco"), common.base("moco")
+    config.optimizer_args.groups = {"encoder": {"rate_scale": 0.0, "frozen": (1, 2)}}
+    config_flag.check_tuples(config, default)
+    config.drop_epochs, default.drop_epochs = ("a",), (1, 2)
+    with pytest.raises(UserError, match="takes items of type int"):
+        config_flag.check_tuples(config, default)
