@@ -1,5 +1,6 @@
 """The flag `--config`: configs by name, by variant or by path, and what may be wrong with their fields."""
 
+import ast
 import difflib
 import importlib.resources
 import os
@@ -11,6 +12,16 @@ from typing import Any
 from absl import flags
 
 from ssl_jax.core import UserError
+
+
+class _Literal(flags.ArgumentParser):
+    """For fields that are None in a recipe, so that their type is not known: Python's literals, else a word."""
+
+    def parse(self, argument: Any) -> Any:
+        try:
+            return ast.literal_eval(argument)
+        except (SyntaxError, ValueError):
+            return argument
 
 
 def config_names() -> list[str]:
@@ -50,6 +61,7 @@ def define_config(values: flags.FlagValues, argv: Sequence[str]) -> tuple[list[s
     from ml_collections import config_flags
 
     argv = _with_resolved_config(argv)
+    config_flags.register_flag_parser_for_type(type(None), _Literal())
     config_flags.DEFINE_config_file(
         "config",
         None,

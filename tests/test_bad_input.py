@@ -108,8 +108,8 @@ def test_config(capsys, tmp_path, flags, said):
 COMMANDS = {
     "command": (
         ["pretain"],
-        "Unknown command 'pretain'; there is pretrain, plan, evaluate, embed, report, verify, replay, data, methods. "
-        "Did you mean 'pretrain'?",
+        "Unknown command 'pretain'; there is pretrain, plan, evaluate, embed, export, report, verify, replay, data, "
+        "methods. Did you mean 'pretrain'?",
     ),
     "config": (["pretrain", "--config=simclar:test", "--workdir=x"], "Did you mean 'simclr'?"),
     "config after a space": (["pretrain", "--config", "simclar:test", "--workdir=x"], "Did you mean 'simclr'?"),

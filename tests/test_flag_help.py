@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from absl import flags
 
 from ssl_jax import cli, config_flag, flag_help
 from ssl_jax.configs import common
@@ -31,6 +32,16 @@ def test_a_config_shows_its_fields_as_they_will_be(capsys):
     assert "hidden=2048" not in others
     assert "steps between lines of progress" in text
     assert all(len(line) <= flag_help.WIDTH for line in text.splitlines() if "=" not in line)
+
+
+@pytest.mark.parametrize(("given", "value"), [("0.07", 0.07), ("None", None), ("{'start': 0.04}", {"start": 0.04})])
+def test_a_field_that_the_recipe_leaves_open_takes_any_value(given, value):
+    values = flags.FlagValues()
+    flag = f"--config.method_args.teacher_temperature={given}"
+    argv, _ = config_flag.define_config(values, ["--config=dino:test", flag])
+    values(["ssl-jax", *argv])
+    found = values["config"].value.method_args.teacher_temperature
+    assert (found.to_dict() if hasattr(found, "to_dict") else found) == value
 
 
 def test_without_a_config_it_says_how_to_see_one(capsys):
