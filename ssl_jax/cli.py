@@ -1,7 +1,6 @@
 """The command line `ssl-jax`: absl flags, and configs of ml_collections that become keyword arguments from here on."""
 
 import ast
-import contextlib
 import difflib
 import functools
 import importlib.metadata
@@ -9,15 +8,16 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from ssl_jax import flag_help, host_flags
 from ssl_jax.config_flag import check_tuples, config_error, config_names, define_config
 from ssl_jax.core import UserError
 from ssl_jax.progress import log_shown
+from ssl_jax.runtime import DETERMINISTIC, deterministic, settings
 
 USAGE = """Self-supervised image representation learning in JAX.
 
@@ -63,57 +63,6 @@ def _required(values: flags.FlagValues, *names: str) -> None:
     for name in names:
         if not values[name].value:
             raise UserError(f"The flag --{name} is missing.")
-
-
-def threads_for_virtual_devices() -> None:
-    """Let virtual CPU devices wait for each other without starving the others; to be called before JAX starts them.
-
-    A device waits in a thread of its own in every collective operation that is under way, and XLA has as many threads
-    as there are devices. Two operations at once can so hold all threads while neither is complete: XLA then gives up
-    after 40 seconds, and ends the process.
-    """
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        os.environ.setdefault("PJRT_NPROC", "64")
-
-
-DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
-
-
-def deterministic() -> None:
-    """Have XLA use only GPU kernels that give the same bits every time; to be called before JAX starts its devices.
-
-    Autotuning is off, since it may choose other kernels in the next run. CPUs and TPUs need neither.
-    """
-    given = os.environ.get("XLA_FLAGS", "").split()
-    os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in DETERMINISTIC if flag not in given)])
-
-
-@contextlib.contextmanager
-def _settings() -> Iterator[None]:
-    """For the time of a command: compiled programs kept between runs, and quiet libraries.
-
-    Programs are kept in the user's cache directory unless JAX is told another.
-    """
-    threads_for_virtual_devices()
-    import jax
-
-    wanted: dict[str, Any] = {}
-    cache = "jax_compilation_cache_dir"
-    if getattr(jax.config, cache) is None:
-        base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        wanted[cache] = str(base / "ssl_jax" / "xla")
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        wanted["jax_persistent_cache_min_compile_time_secs"] = 0.5
-    before, verbosity = {name: getattr(jax.config, name) for name in wanted}, logging.get_verbosity()
-    logging.set_verbosity(logging.FATAL)  # orbax tells much; its errors are raised as well, and told once
-    try:
-        for name, value in wanted.items():
-            jax.config.update(name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        logging.set_verbosity(verbosity)
 
 
 def _ints(name: str, value: Sequence[str]) -> list[int]:
@@ -373,7 +322,7 @@ def run(argv: Sequence[str]) -> None:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UserError(f"Unknown command {command!r}; there is {', '.join(COMMANDS)}.{hint}")
-    with _settings(), log_shown():
+    with settings(), log_shown():
         COMMANDS[command](rest)
 
 

@@ -90,7 +90,7 @@ def train(
     )
     # An accelerator is kept busy by a few steps ahead, and more would only hold memory. Several CPU devices share a
     # pool of threads, so that the collectives of two steps at once may starve each other, as those of one step can
-    # (see `cli.threads_for_virtual_devices`).
+    # (see `runtime.threads_for_virtual_devices`).
     ahead = 0 if mesh.devices.flat[0].platform == "cpu" else 2
     running: collections.deque[jax.Array] = collections.deque()
     try:

@@ -9,7 +9,7 @@ FLAGS = "--xla_force_host_platform_device_count=8 "
 if os.environ["JAX_PLATFORMS"] == "cpu":  # most of the time goes into compilation, hardly any into what was compiled
     FLAGS += "--xla_backend_optimization_level=0 "
 os.environ["XLA_FLAGS"] = FLAGS + os.environ.get("XLA_FLAGS", "")
-os.environ.setdefault("PJRT_NPROC", "64")  # see `cli.threads_for_virtual_devices`
+os.environ.setdefault("PJRT_NPROC", "64")  # see `runtime.threads_for_virtual_devices`
 CACHE = pathlib.Path(os.environ.get("SSL_JAX_TEST_CACHE", pathlib.Path(__file__).parents[1] / ".cache" / "xla"))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # many small programs are shared

@@ -39,6 +39,7 @@ FLOORS = [
         "optim",
         "pretext",
         "report",
+        "runtime",
         "schedules",
         "sharding",
         "sharding_rules",

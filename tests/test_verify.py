@@ -1,12 +1,13 @@
 """A run made again: the same digests, or the step from which they differ and what may be why."""
 
 import json
+import os
 
 import jax
 import pytest
 import recipes
 
-from ssl_jax import UserError, cli, workdir
+from ssl_jax import UserError, cli, runtime, workdir
 from ssl_jax.digest import digest
 from ssl_jax.pretrain import pretrain
 from ssl_jax.verify import verify
@@ -69,5 +70,5 @@ def test_the_same_and_not_the_same(run, capsys):
 def test_deterministic_flags_are_added_once(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=0 --other")
     for _ in range(2):
-        cli.deterministic()
-    assert cli.os.environ["XLA_FLAGS"] == "--xla_gpu_autotune_level=0 --other --xla_gpu_deterministic_ops=true"
+        runtime.deterministic()
+    assert os.environ["XLA_FLAGS"] == "--xla_gpu_autotune_level=0 --other --xla_gpu_deterministic_ops=true"

@@ -66,7 +66,7 @@ class _Together(Mapping[str, str]):
         return iter(dict.fromkeys(before + file for before, said in self.parts for file in list(said)))
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return sum(1 for _ in self)
 
 
 class Joined(Source):
@@ -137,3 +137,15 @@ def join(sources: Sequence[Source], name: str) -> Source:
     made = ArraySource(images, labels, classes, name, joined.fingerprint, joined.files, extras, boxes)
     made.damaged, made.left_out = joined.damaged, joined.left_out
     return made
+
+
+def by_leaf(source: Any, rows: Integer[np.ndarray, " n"]) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+    """Rows by the sources that a source is made of in the end: each that has any, its own rows, places in `rows`."""
+    if isinstance(source, Subset):
+        yield from by_leaf(source.source, source.rows[rows])
+    elif isinstance(source, Joined):
+        for part, own, places in source.places(rows):
+            for leaf, of_leaf, inside in by_leaf(part, own):
+                yield leaf, of_leaf, places[inside]
+    else:
+        yield source, rows, np.arange(len(rows))

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from ssl_jax.core import UserError
-from ssl_jax.data.combine import Joined, Subset
+from ssl_jax.data.combine import by_leaf
 from ssl_jax.data.decode import Encoded
 from ssl_jax.data.lazy import LazySource
 from ssl_jax.data.source import Source
@@ -22,17 +22,15 @@ def originals(source: Any, rows: Integer[np.ndarray, " n"]) -> Stored:
     """
     if getattr(source, "box_classes", None) is not None:
         raise UserError(f"{source.name} has boxes; this works on images with a label or none, such as folder:PATH.")
-    if isinstance(source, Subset):
-        return originals(source.source, source.rows[rows])
-    if isinstance(source, Joined):
-        return _of_parts(source, rows)
-    if isinstance(source, LazySource):
-        images, labels = source.fetch(source.items[rows])
-        if labels is None and source.labels is not None:
-            labels = source.labels[rows].tolist()
-        return list(images), None if labels is None else [int(label) for label in labels]
-    examples = source[rows]
-    return list(examples["image"]), examples["label"].tolist() if "label" in examples else None
+    images: list[Any] = [None] * len(rows)
+    labels: list[int | None] = [None] * len(rows)
+    for leaf, own, places in by_leaf(source, rows):
+        for place, image, label in zip(places, *_of_leaf(leaf, own), strict=True):
+            images[place], labels[place] = image, label
+    if getattr(source, "classes", ()) is None:  # so it is of parts whose classes differ
+        return images, None
+    known = [label for label in labels if label is not None]
+    return images, known if len(known) == len(rows) else None
 
 
 def names(source: Source, rows: Integer[np.ndarray, " n"]) -> list[str]:
@@ -40,13 +38,12 @@ def names(source: Source, rows: Integer[np.ndarray, " n"]) -> list[str]:
     return [str(name) for name in (rows if source.files is None else source.files[rows])]
 
 
-def _of_parts(source: Joined, rows: Integer[np.ndarray, " n"]) -> Stored:
-    images: list[Any] = [None] * len(rows)
-    labels = np.zeros(len(rows), np.int64)
-    for part, own, places in source.places(rows):
-        found, numbers = originals(part, own)
-        for place, image in zip(places, found, strict=True):
-            images[place] = image
-        if source.classes is not None and numbers is not None:
-            labels[places] = numbers
-    return images, None if source.classes is None else labels.tolist()
+def _of_leaf(source: Any, rows: Integer[np.ndarray, " n"]) -> tuple[list[Encoded], list[int | None]]:
+    if isinstance(source, LazySource):
+        images, labels = source.fetch(source.items[rows])
+        if labels is None and source.labels is not None:
+            labels = source.labels[rows]
+    else:
+        examples = source[rows]
+        images, labels = examples["image"], examples.get("label")
+    return list(images), [None] * len(rows) if labels is None else [int(label) for label in labels]

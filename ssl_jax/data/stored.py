@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Integer
 
-from ssl_jax.data.combine import Joined, Subset
+from ssl_jax.data.combine import Joined, Subset, by_leaf
 from ssl_jax.data.decode import Encoded
 from ssl_jax.data.lazy import LazySource, pool
 from ssl_jax.data.source import ArraySource, Source
@@ -50,28 +50,24 @@ def map_stored(
     Raises:
       UserError: a hundred images in a row are damaged.
     """
-    if isinstance(source, Subset):
-        return map_stored(source.source, source.rows[rows], function)
-    if isinstance(source, Joined):
-        return _of_parts(source, rows, function)
-    if isinstance(source, LazySource):
-        return source.read(rows, function)
-    assert isinstance(source, ArraySource)
-    made: list[Any] = list(pool().map(function, range(len(rows)), source.images[rows]))
-    return made, [0] * len(rows) if source.labels is None else source.labels[rows].tolist()
-
-
-def _of_parts(
-    source: Joined, rows: Integer[np.ndarray, " n"], function: Callable[[int, Encoded], T | str]
-) -> tuple[list[T], Sequence[int]]:
     made: list[Any] = [None] * len(rows)
     labels = [0] * len(rows)
-    for part, own, mine in source.places(rows):
-        places = mine.tolist()
-        found, its_labels = map_stored(part, own, functools.partial(_elsewhere, function, places))
+    for leaf, own, where in by_leaf(source, rows):
+        places = where.tolist()
+        found, its_labels = _of_leaf(leaf, own, functools.partial(_elsewhere, function, places))
         for place, one, label in zip(places, found, its_labels, strict=True):
             made[place], labels[place] = one, label
     return made, labels
+
+
+def _of_leaf(
+    source: Source, rows: Integer[np.ndarray, " n"], function: Callable[[int, Encoded], T | str]
+) -> tuple[list[Any], Sequence[int]]:
+    if isinstance(source, LazySource):
+        return source.read(rows, function)
+    assert isinstance(source, ArraySource)
+    made = list(pool().map(function, range(len(rows)), source.images[rows]))
+    return made, [0] * len(rows) if source.labels is None else source.labels[rows].tolist()
 
 
 def _elsewhere(function: Callable[[int, Encoded], T | str], places: list[int], i: int, encoded: Encoded) -> T | str:
