@@ -20,22 +20,24 @@ unset CDPATH
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
 limit=${LIMIT:-560}
-# For Python 3.12. array-record reads prepared data; the rest is pure Python but for dm-tree and small scorers.
+# What most machines with JAX, flax, optax, orbax and PyTorch lack.
 packages=(
-  ml-collections tensorboardX jaxtyping importlib-resources # the core
-  tensorflow-datasets array-record dm-tree docstring-parser immutabledict promise simple-parsing
-  tensorflow-metadata termcolor toml googleapis-common-protos
+  ml-collections tensorboardX jaxtyping importlib-resources # the core; next, what it brings along to read prepared data
+  tensorflow-datasets array-record dm-tree docstring-parser googleapis-common-protos immutabledict simple-parsing
+  tensorflow-metadata termcolor toml
   beartype hypothesis pycocotools simplejpeg # the tests
   lightly lightly-utils                      # the peer
 )
+as_source=(promise) # has no wheel, and is pure Python
 
 say() { printf '%s\n' "$*" >&2; }
 
 wheels() {
-  local platforms=(2_28 2_27 2_24 2_17) options=()
-  for version in "${platforms[@]}"; do options+=(--platform "manylinux_${version}_x86_64"); done
-  "$python" -m pip download --no-deps --python-version 3.12 --implementation cp --only-binary=:all: \
+  local -a options
+  for version in 2_28 2_27 2_24 2_17; do options+=(--platform "manylinux_${version}_x86_64"); done
+  "$python" -m pip download -q --no-deps --python-version 3.12 --implementation cp --only-binary=:all: \
     "${options[@]}" --platform manylinux2014_x86_64 --platform manylinux1_x86_64 --dest "$1" "${packages[@]}"
+  "$python" -m pip wheel -q --no-deps --wheel-dir "$1" "${as_source[@]}"
   du -sh -- "$1" >&2
 }
 
@@ -74,7 +76,7 @@ on_gpu() {
   # Several processes share the card. The same bits every time, and quick compilation, as on processors.
   export SSL_JAX_TEST_PLATFORM=cuda,cpu XLA_PYTHON_CLIENT_PREALLOCATE=false SSL_JAX_TEST_CACHE=$scratch/gpu
   export XLA_FLAGS="--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0 ${XLA_FLAGS:-}"
-  tests "$out/tests-gpu.txt" -n 6 "${arguments[@]}"
+  tests "$out/tests-gpu.txt" -n 6 -W default "${arguments[@]}"
 }
 
 on_processor() {

@@ -6,6 +6,7 @@ libraries print does not disturb.
 """
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -43,7 +44,8 @@ class Worker:
             command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True, env=environment
         )
         self.answers: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -72,18 +74,20 @@ class Worker:
     def ask(self, text: str, seconds: float) -> dict[str, Any]:
         """Send a line and wait for the answer."""
         assert self.process.stdin is not None
-        try:
+        with contextlib.suppress(OSError):  # it has ended, which `answer` says
             self.process.stdin.write(f"{text}\n")
             self.process.stdin.flush()
-        except OSError:
-            pass  # it has ended, which `answer` says
         return self.answer(seconds)
 
     def end(self) -> None:
         """Kill it and wait until it is gone, so that its memory is free."""
         self.process.kill()
         self.process.wait()
-        self.errors.close()
+        self.reader.join()
+        for stream in (self.process.stdin, self.process.stdout, self.errors):
+            with contextlib.suppress(OSError):  # what was still to be sent
+                if stream is not None:
+                    stream.close()
 
 
 def reply(found: dict[str, Any]) -> None:
