@@ -66,7 +66,7 @@ part() {
 tests() {
   local log=$1
   shift
-  timeout --signal=INT --kill-after=30 $((limit - 40)) "$python" -m pytest -v --tb=short "$@" >"$log" 2>&1 || true
+  timeout --signal=INT --kill-after=30 $((limit - 40)) "$python" -m pytest -vv --tb=short "$@" >"$log" 2>&1 || true
   say "$log: $(tail -n 1 -- "$log")"
 }
 

@@ -31,6 +31,7 @@ def measure(part: str, folder: pathlib.Path, seconds: float | None, *, tiny: boo
     clock = record.Clock(seconds)
     # Compiled programs are not kept, so that compilation is timed, and no process repeats what another compiled.
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    os.environ.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)  # an older name, which may not be given beside the newer
     os.environ.update(turns.SHARED)
     if part == "ntxent":  # alone on the card, and near its limit, where pieces of memory would not fit together
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "true"

@@ -12,6 +12,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -164,16 +165,12 @@ def of_runs(record: Record, name: str, folder: pathlib.Path) -> None:
 def run(record: Record, *, tiny: bool) -> bool:
     """Losses, then runs; whether there was time for all."""
     of_losses(record, 64 if tiny else 4_096)
-    folder = record.path.parent / "runs"
-    names = TINY_RUNS if tiny else tuple(RUNS)
-    for i, name in enumerate(names):
+    for name in TINY_RUNS if tiny else tuple(RUNS):
         if record.clock.left() < LEAST:
             return False
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            of_runs(record, name, folder / str(i))
-        except (subprocess.SubprocessError, OSError, KeyError, ValueError) as error:
-            record.add(compared=name, failed=f"{type(error).__name__}: {error}"[:300], passed=False)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                of_runs(record, name, pathlib.Path(folder))
+            except (subprocess.SubprocessError, OSError, KeyError, ValueError) as error:
+                record.add(compared=name, failed=f"{type(error).__name__}: {error}"[:300], passed=False)
     return True

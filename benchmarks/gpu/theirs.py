@@ -43,6 +43,7 @@ def prepare(case: Case) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]
     from benchmarks import _torch_networks
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True  # XLA tries convolutions out as well
     torch.manual_seed(0)
     model = _torch_networks.with_projector(case.network, 3, size=case.size)
     model = model.to(device=device, memory_format=torch.channels_last)

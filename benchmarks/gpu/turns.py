@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import queue
+import signal
 import statistics
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 
 MARK = "@ "
 # Memory is taken as it is needed, since several processes are on one GPU.
-SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"}
+SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_CLIENT_MEM_FRACTION": "0.92"}
 ROUND = 1.5  # seconds that a turn takes about
 
 
@@ -39,9 +40,14 @@ class Worker:
         self.errors = log.open("a")
         self.errors.write(f"--- {self.name}\n")
         self.errors.flush()
-        pipe = subprocess.PIPE
         self.process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=environment,
+            process_group=0,
         )
         self.answers: queue.Queue[str | None] = queue.Queue()
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -80,8 +86,9 @@ class Worker:
         return self.answer(seconds)
 
     def end(self) -> None:
-        """Kill it and wait until it is gone, so that its memory is free."""
-        self.process.kill()
+        """Kill it with what it has started, and wait until it is gone, so that its memory is free."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.reader.join()
         for stream in (self.process.stdin, self.process.stdout, self.errors):
