@@ -1,5 +1,7 @@
 """Views per second on the GPU: SimCLR's augmentation by itself, and a step with and without it."""
 
+import dataclasses
+
 import jax
 
 from benchmarks.gpu import local, ours, steps
@@ -33,6 +35,6 @@ def run(record: Record, *, tiny: bool) -> bool:
     for made in ("made", "augmented"):
         if record.clock.left() < steps.LEAST:
             return False
-        case = Case("resnet50", batch, size, "float32" if tiny else "bfloat16", views=made)
+        case = dataclasses.replace((steps.TINY if tiny else steps.CASES)[0], views=made)
         steps.measure(record, case, {"ssl_jax": (steps.OURS, {})}, recipe="step of ResNet-50")
     return True

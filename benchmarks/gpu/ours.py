@@ -17,7 +17,7 @@ class Case:
     """A network on a batch of images with two views each; the same for both sides.
 
     Attributes:
-      network: "resnet50" with momentum SGD, or "vit_s" with AdamW.
+      network: "resnet50" (for trials "convnet") with momentum SGD, or "vit_s" with AdamW.
       batch: images; each has two views.
       size: of the views in pixels.
       dtype: of the encoder's arithmetic, "bfloat16" or "float32".
@@ -46,12 +46,10 @@ def method_of(case: Case) -> Any:
 
     from ssl_jax import methods, nets, optim
 
-    vit = case.network.startswith("vit")
-    fields = {"patch": 16} if vit else {}
+    fields: dict[str, Any] = {"vit_s": {"patch": 16}, "convnet": {"pool": (1,)}}.get(case.network, {})
     encoder = nets.create(case.network, dtype=jnp.dtype(case.dtype), **fields)
-    return methods.simclr(encoder, temperature=TEMPERATURE), optim.create(
-        "adamw" if vit else "sgd", 1e-3, weight_decay=1e-4
-    )
+    optimizer = optim.create("adamw" if case.network == "vit_s" else "sgd", 1e-3, weight_decay=1e-4)
+    return methods.simclr(encoder, temperature=TEMPERATURE), optimizer
 
 
 def batch_of(case: Case) -> tuple[dict[str, Any], Callable | None]:

@@ -17,7 +17,7 @@ CASES = (
     Case("resnet50", 512),
     Case("vit_s", 512),
 )
-TINY = (Case("resnet50", 2, size=32, dtype="float32"), Case("vit_s", 2, size=32))
+TINY = (Case("convnet", 8, size=32, dtype="float32"), Case("vit_s", 2, size=32))
 ROUNDS = 5
 PEER = "benchmarks.gpu.theirs"
 OURS = "benchmarks.gpu.ours"

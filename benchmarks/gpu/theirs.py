@@ -47,7 +47,7 @@ def prepare(case: Case) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]
     torch.manual_seed(0)
     model = _torch_networks.with_projector(case.network, 3, size=case.size)
     model = model.to(device=device, memory_format=torch.channels_last)
-    if case.network.startswith("vit"):
+    if case.network == "vit_s":
         optimizer: Any = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
     else:
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, weight_decay=1e-4, momentum=0.9, fused=True)
