@@ -43,8 +43,16 @@ def is_directory(path: str) -> bool:
 def directories(path: str) -> list[str]:
     """Names of the directories directly below one."""
     if not is_remote(path):
-        return [entry.name for entry in os.scandir(path) if entry.is_dir()]
+        return [entry.name for entry in os.scandir(path) if is_folder(entry)]
     return [last(entry["name"]) for entry in _remote(path, "ls", detail=True) if entry["type"] == "directory"]
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether a directory's entry is one itself; a link that leads back to itself is none, and left to its reader."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def walk_remote(path: str) -> Iterator[str]:
