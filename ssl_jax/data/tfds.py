@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core import UserError
+from ssl_jax.data import files
 from ssl_jax.data.lazy import LazySource
 from ssl_jax.data.source import Named, digest
 
@@ -27,9 +28,13 @@ def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> pathlib.P
     Args:
       name: `name`, `name/config`, `name:version` or `name/config:version`.
       data_dir: where data sets were prepared; `$TFDS_DATA_DIR` or `~/tensorflow_datasets`, as there, if None.
+
+    Raises:
+      UserError: it is prepared in several configurations, or `data_dir` is in a bucket.
     """
     path, _, version = name.partition(":")
-    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    root = files.local(given, "a prepared data set")
     versions = [info.parent for info in (root / path).glob("*/dataset_info.json")]
     # A single configuration needs no name.
     versions = versions or [info.parent for info in (root / path).glob("*/*/dataset_info.json")]
