@@ -57,10 +57,11 @@ def _parse(values: flags.FlagValues, argv: Sequence[str], command: str) -> None:
 def _on_this_machine(values: flags.FlagValues) -> None:
     """Expand `~` and `file://` in the flags of places to write to, and refuse buckets."""
     for name in ("workdir", "out", "save"):
-        if name in values and re.match("~|[a-z0-9]+://", values[name].value or ""):
+        given = (values[name].value if name in values else None) or ""
+        if re.match("~|[a-z0-9]+://", given):
             from ssl_jax.data.files import local
 
-            values[name].value = str(local(values[name].value, f"--{name}"))
+            values[name].value = str(local(given, f"--{name}"))
 
 
 def _flag_error(text: str) -> str:
