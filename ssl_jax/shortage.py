@@ -3,9 +3,9 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from ssl_jax.core import UserError
 from ssl_jax.experiment import Experiment
@@ -15,7 +15,7 @@ KINDS = {"cpu": "cpu", "gpu": "gpu", "tpu": "v5e"}  # any of the platform: only 
 
 
 @contextlib.contextmanager
-def told(config: ConfigDict) -> Iterator[list[Experiment]]:
+def told(config: Any) -> Iterator[list[Experiment]]:
     """Raise a `UserError` with the plan's figures and three settings when an allocation fails.
 
     Yields:
@@ -43,7 +43,7 @@ def planned(experiment: Experiment) -> dict[str, int]:
         return {}
 
 
-def sentence(config: ConfigDict, memory: dict[str, int], error: str) -> str:
+def sentence(config: Any, memory: dict[str, int], error: str) -> str:
     """What is said; `memory` as `planned` returns it."""
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
@@ -64,7 +64,7 @@ def figures(memory: dict[str, int]) -> str:
     return f" for a step that is planned with {size(total)} on each device ({kinds})" if total else ""
 
 
-def helps(config: ConfigDict, memory: dict[str, int]) -> str:
+def helps(config: Any, memory: dict[str, int]) -> str:
     """The three settings that help most."""
     state = sum(memory.get(kind, 0) for kind in ("parameters", "optimizer", "teacher", "memory bank"))
     if state > 0.5 * sum(memory.values()) and config.sharding == "replicated" and jax.device_count() > 1:
