@@ -39,10 +39,20 @@ class Checkpoints:
       every: save at multiples of this many steps.
       keep: how many to keep.
       read_only: neither save nor tidy up.
+      when_whole: called when a save has come to its end.
     """
 
-    def __init__(self, directory: pathlib.Path, *, every: int = 1, keep: int = 2, read_only: bool = False):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        *,
+        every: int = 1,
+        keep: int = 2,
+        read_only: bool = False,
+        when_whole: Callable[[], None] = lambda: None,
+    ):
         """Open the directory; leftovers of interrupted saves are removed, unless `read_only`."""
+        self._when_whole, self._under_way = when_whole, False
         options = ocp.CheckpointManagerOptions(
             save_decision_policy=save_decision_policy.FixedIntervalPolicy(every),
             preservation_policy=preservation_policy.LatestN(keep),
@@ -75,7 +85,9 @@ class Checkpoints:
         items |= {"position": ocp.args.JsonSave(position), SEAL: ocp.args.JsonSave(seal(trees, position))}
         args = ocp.args.Composite(**items)
         with file_errors():
-            return self._manager.save(step, args=args, force=force)
+            begun = self._manager.save(step, args=args, force=force)
+        self._under_way = self._under_way or begun
+        return begun
 
     def restore(self, step: int, like: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, Any]]:
         """Restore named trees, shaped and placed as the abstract or concrete trees `like`, and the position.
@@ -224,6 +236,9 @@ class Checkpoints:
         """Wait for the saves under way; raises `OSError` if one failed."""
         with file_errors():
             self._manager.wait_until_finished()
+        if self._under_way:
+            self._under_way = False
+            self._when_whole()
 
     def close(self) -> None:
         """Wait as `wait`, and let go of the directory."""

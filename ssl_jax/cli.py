@@ -48,9 +48,20 @@ def _parse(values: flags.FlagValues, argv: Sequence[str], command: str) -> None:
     if _flag(values, "help"):
         print(flag_help.text(command, values))
         raise SystemExit(0)
+    _on_this_machine(values)
     if rest:
         near = f"--config={rest[0]}" if rest[0].partition(":")[0] in config_names() else "--workdir=DIR"
         raise UserError(f"Don't know what to do with {' '.join(rest)!r}; flags look like {near}.")
+
+
+def _on_this_machine(values: flags.FlagValues) -> None:
+    """Expand `~` and `file://` in the flags of places to write to, and refuse buckets."""
+    for name in ("workdir", "out", "save"):
+        given = (values[name].value if name in values else None) or ""
+        if re.match("~|[a-z0-9]+://", given):
+            from ssl_jax.data.files import local
+
+            values[name].value = str(local(given, f"--{name}"))
 
 
 def _flag_error(text: str) -> str:

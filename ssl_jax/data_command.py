@@ -11,6 +11,7 @@ from absl import flags
 
 from ssl_jax import data
 from ssl_jax.core import UserError
+from ssl_jax.data.damage import printable
 from ssl_jax.progress import Progress
 
 USAGE = """ssl-jax data: look at images before a run, and prepare them.
@@ -110,7 +111,7 @@ def _check(name: str, sources: dict[str, data.Source], values: flags.FlagValues,
         with _Bar(f"{name} {split}") as bar:
             found = data.check(source, progress=bar)
         for file, reason in found:
-            print(f"{split} {file}: {reason}")
+            print(f"{split} {printable(file)}: {reason}")
         broken, total = broken + len(found), total + len(source) + len(source.left_out)
     if broken:
         say(f"{broken:,} of {total:,} images are broken. A run leaves them out, or takes the next one in their place.")
@@ -127,10 +128,12 @@ def _prepare(name: str, sources: dict[str, data.Source], values: flags.FlagValue
     called = _flag(values, "name") or default_name(name)
     with _Bar(f"{name} -> {called}") as bar:
         made = data.prepare(sources, called, out, shard_images=_flag(values, "shard_images"), progress=bar)
-    for split, file, reason in made.broken:
-        print(f"{split} {file}: {reason}")
+    left_out = [(split, file, why) for split, source in sources.items() for file, why in source.left_out.items()]
+    broken = [*left_out, *made.broken]
+    for split, file, reason in broken:
+        print(f"{split} {printable(file)}: {reason}")
     counts = ", ".join(f"{count:,} {split}" for split, count in made.counts.items())
-    left = f" Left out as broken: {len(made.broken):,}." if made.broken else ""
+    left = f" Left out as broken: {len(broken):,}." if broken else ""
     say(f"Prepared {counts} in {made.path}.{left}")
     say(f"Next: ssl-jax pretrain --config=simclr --workdir=DIR --config.data=tfds:{called} --config.data_dir={out}")
 

@@ -48,9 +48,15 @@ def step_for(config: ConfigDict, devices: list[Any], **numbers: int | None) -> S
     """
     source = outline.outline(config, **numbers)
     experiment = build(config, devices=devices, source=source, teacher=outline.teacher(config, source))
+    check_divisible(config.batch_size, experiment.mesh)
+    check_micro_batches(config, experiment.mesh)
+    return step_of(experiment)
+
+
+def step_of(experiment: Experiment) -> Step:
+    """The step of an experiment."""
+    config, source = experiment.config, experiment.source
     mesh, method, views = experiment.mesh, experiment.method, experiment.views
-    check_divisible(config.batch_size, mesh)
-    check_micro_batches(config, mesh)
     row = for_step(method, {**source[np.arange(1)], "id": np.zeros(1, np.int32)})
     batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype, sharding=by_example(mesh))

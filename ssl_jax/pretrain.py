@@ -3,11 +3,10 @@
 import contextlib
 import math
 import pathlib
-import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,9 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import collapse, data, hosts, lock, monitors, optim, signals, skips, teachers, warm_start, workdir
+from ssl_jax import (
+    collapse,
+    data,
+    hosts,
+    lock,
+    monitors,
+    optim,
+    shortage,
+    signals,
+    skips,
+    teachers,
+    warm_start,
+    workdir,
+)
 from ssl_jax.core import Metrics, TrainState, UserError
 from ssl_jax.damaged import Damaged
+from ssl_jax.data.files import local
 from ssl_jax.digest import digest
 from ssl_jax.evaluation import knn_accuracy
 from ssl_jax.experiment import Experiment, build, check_micro_batches
@@ -93,12 +106,13 @@ def pretrain(
       UserError: the config, the data or the directory can't be used, another run is at work in it, the accelerator's
         memory is too small, or too many steps in a row were not finite.
     """
-    directory = pathlib.Path(directory)
+    directory = local(directory, "a workdir")
     if not hosts.is_first():
         announce = silent
     hosts.agree(workdir.environment(config), "Give all hosts the same command and the same versions.")
-    with hosts.lost(), out_of_memory(config), contextlib.ExitStack() as stack:
+    with hosts.lost(), shortage.told(config) as known, contextlib.ExitStack() as stack:
         experiment = hosts.together(lambda: _checked(config, directory))
+        known.append(experiment)
         hosts.on_first(lambda: stack.enter_context(lock.hold(directory, announce)))
         return _pretrain(experiment, directory, command or [], announce)
 
@@ -131,7 +145,12 @@ def _pretrain(
         teachers.keep(experiment.teacher, directory)
     if config.weights:
         hosts.on_first(lambda: warm_start.keep(config.weights, directory, begun=known))
-    checkpoints = Checkpoints(directory / "checkpoints", every=config.checkpoint_every, keep=config.keep_checkpoints)
+    checkpoints = Checkpoints(
+        directory / "checkpoints",
+        every=config.checkpoint_every,
+        keep=config.keep_checkpoints,
+        when_whole=lambda: workdir.mark_saved(directory),
+    )
     watch = Watch(experiment)
     state = initial_state(experiment.method, source, **experiment.parts)
     watch.start(state)
@@ -147,6 +166,7 @@ def _pretrain(
     counted = skips.Skips(config.max_skipped_steps, announce)
     hosts.agree({"checkpoints": checkpoints.steps()}, f"{directory} must be on a file system that all hosts share.")
     if checkpoints.steps():
+        workdir.mark_saved(directory)
         state, position, damages = restore(checkpoints, state, watch)
         for damage in damages:
             announce(f"{damage} It was moved to {directory / 'damaged-checkpoints'}.")
@@ -201,13 +221,15 @@ def check_checkpoints_left(directory: pathlib.Path) -> None:
 
     A run that was killed before, or while it wrote its first one, may start anew.
     """
-    folder, lines = directory / "checkpoints", workdir.read_metrics(directory)
+    there, lines = workdir.checkpoint_files(directory), workdir.read_metrics(directory)
     before = workdir.read_run(directory)["config"]
     due = min(before["checkpoint_every"], before["steps"] or math.inf)
-    if lines and lines[-1]["step"] >= due and not (folder.is_dir() and any(folder.iterdir())):
+    had = (directory / workdir.SAVED).exists() and not any(name.isdigit() for name in there)
+    if had or (lines and lines[-1]["step"] >= due and not there):  # runs from before there was such a file
+        come = f"come to step {lines[-1]['step']:,}" if lines else "saved its state"
         raise UserError(
-            f"{directory} holds a run that has come to step {lines[-1]['step']:,}, but its checkpoints are gone; put "
-            f"them back into {folder}, or give another --workdir to start anew."
+            f"{directory} holds a run that has {come}, but its checkpoints are gone; put them back into "
+            f"{directory / 'checkpoints'}, or give another --workdir to start anew."
         )
 
 
@@ -239,27 +261,6 @@ def restore(
     if watch is not None:
         watch.probe = trees.get("probe", watch.probe)
     return trees["state"], position, damages
-
-
-@contextlib.contextmanager
-def out_of_memory(config: ConfigDict) -> Iterator[None]:
-    """Raise a `UserError` that names the settings that help, when the accelerator's memory is too small."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        wanted = re.search(r"allocat\w* ([\d.]+ ?\w*)", str(error))
-        device = jax.local_devices()[0]
-        limit = (device.memory_stats() or {}).get("bytes_limit")
-        room = f", which has {limit / 2**30:.1f} GiB" if limit else ""
-        raise UserError(
-            f"The memory of the {device.device_kind}{room} is too small"
-            f"{f' (could not allocate {wanted[1].strip()})' if wanted else ''}: raise "
-            f"--config.micro_batches (now {config.micro_batches}), lower --config.batch_size (now "
-            f"{config.batch_size}), use --config.dtype=bfloat16 (now {config.dtype}) or a smaller --config.view_size "
-            f"(now {config.view_size}), or more devices."
-        ) from error
 
 
 def _loop(experiment, state, watch, checkpoints, position, writer, counted, damaged, announce) -> TrainState:

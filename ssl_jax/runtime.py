@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,6 +41,7 @@ def settings() -> Iterator[None]:
     """
     threads_for_virtual_devices()
     import jax
+    from PIL import Image
 
     wanted: dict[str, Any] = {}
     cache = "jax_compilation_cache_dir"
@@ -54,7 +56,9 @@ def settings() -> Iterator[None]:
     try:
         for name, value in wanted.items():
             jax.config.update(name, value)
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images are told as damaged
+            yield
     finally:
         for name, value in before.items():
             jax.config.update(name, value)

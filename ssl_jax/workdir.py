@@ -39,6 +39,8 @@ ONLOOKERS = (
     "knn_queries",
 )
 
+SAVED = ".saved"  # a file that is there once a run has had a whole checkpoint
+
 # Fields that configs did not always have, and what a run from before was made with.
 LATER = {
     "micro_batches": 1,
@@ -203,9 +205,20 @@ def note_environment(workdir: pathlib.Path, record: dict[str, Any], *, step: int
 
 
 def has_begun(workdir: pathlib.Path) -> bool:
-    """Whether a run has left anything that took time: a line of metrics or a checkpoint, whole or half."""
+    """Whether a run has left anything that took time: a line of metrics or a checkpoint, whole, half or gone."""
+    return bool(read_metrics(workdir)) or bool(checkpoint_files(workdir)) or (workdir / SAVED).exists()
+
+
+def checkpoint_files(workdir: pathlib.Path) -> list[str]:
+    """Names in the directory of checkpoints; whole ones are numbers."""
     checkpoints = workdir / "checkpoints"
-    return bool(read_metrics(workdir)) or (checkpoints.is_dir() and any(checkpoints.iterdir()))
+    return sorted(path.name for path in checkpoints.iterdir()) if checkpoints.is_dir() else []
+
+
+def mark_saved(workdir: pathlib.Path) -> None:
+    """Remember, outside of the directory of checkpoints, that there was a whole one."""
+    if hosts.is_first():
+        (workdir / SAVED).touch()
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:

@@ -78,6 +78,7 @@ FLOORS = [
         "pretrain",
         "preview",
         "progress",
+        "shortage",
         "replay",
         "results",
         "signals",

@@ -1,6 +1,7 @@
 """`ssl-jax data` as a user types it."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -65,6 +66,10 @@ def test_check(capsys, pets):
     assert "dog/text.jpg: no image, or of a format that is not read" in out
     assert "cat/n_03.png: " in out
     assert err.splitlines()[-1].startswith("2 of 41 images are broken.")
+    odd = os.fsencode(pets) + b"/cat/caf\xe9.png"  # no UTF-8, as many a terminal's
+    with open(odd, "wb"):
+        assert "cat/caf\\udce9.png: empty file" in run(capsys, "check", f"folder:{pets}")[1]
+    os.remove(odd)
     for name in ("photos", "collage:fashion_mnist"):
         status, out, err = run(capsys, "check", name, "--split=test[:20]")
         assert (status, out, err) == (0, "", "All 20 images can be decoded.\n")
@@ -76,7 +81,8 @@ def test_prepare(capsys, pets, tmp_path):
     assert status == 0
     assert out.count("cat/n_03.png: ") == 1
     assert "--config.data=tfds:my_pets --config.data_dir=" in err
-    assert "Left out as broken: 1." in err
+    assert "dog/text.jpg: no image, or of a format that is not read" in out
+    assert "Left out as broken: 2." in err
     assert run(capsys, *argv)[0] == 0  # it is there already
     both = [data.load("tfds:my_pets", split, image_size=8, data_dir=tmp_path) for split in ("train", "test")]
     assert sum(map(len, both)) == 39

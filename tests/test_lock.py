@@ -1,6 +1,7 @@
 """One run at a time in a workdir, whatever became of the run before; and signals that must not wait."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +11,8 @@ import jax.numpy as jnp
 import pytest
 import recipes
 
-from ssl_jax import UserError, lock, signals
-from ssl_jax.pretrain import out_of_memory, pretrain
+from ssl_jax import UserError, lock, shortage, signals
+from ssl_jax.pretrain import pretrain
 
 
 def child(code: str, *argv: str) -> subprocess.Popen:
@@ -100,8 +101,28 @@ def test_of_several_processes_one_says_that_it_stops(capfd):
         assert capfd.readouterr().err.count("stopping after this step, and saving") == (not silent)
 
 
-def test_out_of_memory_names_the_settings_that_help():
+def test_out_of_memory_is_told_with_the_plans_figures_and_three_settings():
     config = recipes.config("simclr")
-    said = r"memory of the .* is too small.*micro_batches \(now 1\).*batch_size \(now 64\).*bfloat16.*view_size"
-    with pytest.raises(UserError, match=said), out_of_memory(config):
-        jnp.zeros((2**30, 2**20), jnp.float32).block_until_ready()
+    said = (
+        r"memory of the .* is too small.*micro_batches \(now 1\).*batch_size \(now 64\), or use --config.dtype=bfloat16"
+    )
+    for known in (False, True):
+        with pytest.raises(UserError, match=said) as error, shortage.told(config) as experiments:  # noqa: PT012
+            if known:
+                experiments.append(recipes.experiment("simclr"))
+            jnp.zeros((2**30, 2**20), jnp.float32).block_until_ready()
+        kinds = r"planned with [\d.]+ \wiB on each device \(.* parameters, .* activations and temporaries\): raise"
+        assert bool(re.search(kinds, str(error.value))) == known, str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bank", "third"),
+    [
+        ("float32", 0, "dtype=bfloat16 (now float32)"),
+        ("bfloat16", 0, "remat=blocks (now none)"),
+        ("bfloat16", 99, "sharding=fsdp (now replicated)"),
+    ],
+)
+def test_the_third_setting_is_for_what_takes_the_room(dtype, bank, third):
+    config = recipes.config("simclr", dtype=dtype)
+    assert shortage.helps(config, {"memory bank": bank, "activations and temporaries": 9}).endswith(third)

@@ -79,6 +79,7 @@ def test_killed_while_saving(undisturbed, tmp_path):
     """A half-written checkpoint and a half-written line are left behind."""
     directory = tmp_path / "run"
     shutil.copytree(undisturbed[0], directory)
+    (directory / workdir.SAVED).unlink()  # it was the first one
     checkpoints = directory / "checkpoints"
     shutil.rmtree(checkpoints / "9")
     half = checkpoints / "9.orbax-checkpoint-tmp"
@@ -93,6 +94,44 @@ def test_killed_while_saving(undisturbed, tmp_path):
     recipes.assert_same_bits(state, undisturbed[1])
     assert steps_saved(directory) == [8, 9]
     assert [row["step"] for row in workdir.read_metrics(directory)] == [4, 8, 9]
+
+
+@pytest.mark.parametrize("lost", ["directory", "steps", "metrics as well"])
+def test_run_whose_checkpoints_are_gone_never_starts_anew(undisturbed, tmp_path, lost):
+    """Also where it had saved only because it was stopped, before the first interval or line was over."""
+    directory = tmp_path / "run"
+    shutil.copytree(undisturbed[0], directory)
+    shutil.rmtree(directory / "checkpoints")
+    if lost == "steps":
+        (directory / "checkpoints" / "9.orbax-checkpoint-tmp").mkdir(parents=True)
+    if lost == "metrics as well":
+        (directory / "metrics.jsonl").unlink()
+    before = sorted(directory.rglob("*"))
+    come = "saved its state" if lost == "metrics as well" else "come to step 9"
+    with pytest.raises(UserError, match=rf"holds a run that has {come}, but its checkpoints are gone; put them back"):
+        pretrain(directory)
+    assert sorted(directory.rglob("*")) == before
+    (directory / workdir.SAVED).unlink()  # a run from before there was this file
+    if lost == "directory":
+        with pytest.raises(UserError, match="come to step 9, but its checkpoints are gone"):
+            pretrain(directory)
+
+
+def test_stopped_before_the_first_interval_and_then_lost(tmp_path, monkeypatch):
+    def stopped(*args, **kwargs):
+        for state in loop_train(*args, **kwargs):
+            signal.raise_signal(signal.SIGTERM)
+            yield state
+
+    loop_train = loop.train
+    monkeypatch.setattr(loop, "train", stopped)
+    with pytest.raises(signals.Interrupted):
+        pretrain(tmp_path)
+    monkeypatch.undo()
+    assert steps_saved(tmp_path) == [1]
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(UserError, match="checkpoints are gone"):
+        pretrain(tmp_path)
 
 
 def test_newest_checkpoints_are_kept(tmp_path):

@@ -33,6 +33,20 @@ def locate(path: str | os.PathLike[str], base: str | os.PathLike[str] | None = N
     return str(pathlib.Path(pathlib.Path(base).expanduser(), pathlib.Path(path).expanduser()))
 
 
+def local(path: str | os.PathLike[str], what: str) -> pathlib.Path:
+    """Return a path on this machine, with `~` expanded, of one that may be written as `file://`.
+
+    Raises:
+      UserError: it is the address of a bucket; `what` says what can't be there.
+    """
+    text = os.fspath(path).removeprefix("file://")
+    if is_remote(text):
+        raise UserError(
+            f"{text} is in a bucket, and {what} must be on a disk: mount the bucket, or copy from and to it."
+        )
+    return pathlib.Path(text).expanduser()
+
+
 def is_directory(path: str) -> bool:
     """Whether there is such a directory; in a bucket, whether there is something below that name."""
     if not is_remote(path):
@@ -43,8 +57,16 @@ def is_directory(path: str) -> bool:
 def directories(path: str) -> list[str]:
     """Names of the directories directly below one."""
     if not is_remote(path):
-        return [entry.name for entry in os.scandir(path) if entry.is_dir()]
+        return [entry.name for entry in os.scandir(path) if is_folder(entry)]
     return [last(entry["name"]) for entry in _remote(path, "ls", detail=True) if entry["type"] == "directory"]
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether a directory's entry is one itself; a link that leads back to itself is none, and left to its reader."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def walk_remote(path: str) -> Iterator[str]:

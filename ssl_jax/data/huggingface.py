@@ -15,6 +15,7 @@ import numpy as np
 from ssl_jax.core import UserError
 from ssl_jax.data import tables
 from ssl_jax.data.decode import Encoded
+from ssl_jax.data.files import local
 from ssl_jax.data.lazy import LazySource
 from ssl_jax.data.sample import shape_of, spread
 from ssl_jax.data.source import Named, digest
@@ -39,7 +40,7 @@ def read(directory: str, split: str, image_size: int | None, channels: int | Non
       UserError: if it is no such directory, a file is damaged, there is no such split or no image in it, or images
         differ in size and `image_size` is None.
     """
-    found = splits(pathlib.Path(directory))
+    found = splits(local(directory, "what Hugging Face's datasets saved"))
     alias = next((name for name in HELD_OUT if name in found), split) if split == "test" else split
     paths = found.get(split) or found.get(alias)
     if paths is None:

@@ -125,7 +125,7 @@ def split_names(name: str, data_dir: str | os.PathLike[str] | None = None) -> tu
     if kind == "imagenet" and argument:
         return imagenet.split_names(place)
     if kind == "hf" and argument:
-        return tuple(huggingface.splits(pathlib.Path(place)))
+        return tuple(huggingface.splits(files.local(place, "what Hugging Face's datasets saved")))
     if kind in ("folder", "tar") and argument:
         found: dict = tree.splits(place) if kind == "folder" else tar.splits(place)
         return tuple({id(images): split for split, images in reversed(found.items()) if images}.values())[::-1]
@@ -144,7 +144,8 @@ def _read(
         return tfds.read(argument, data_dir, split, size, channels)
     if kind in ("coco", "voc") and argument:
         read = coco.coco_split if kind == "coco" else voc.voc_split
-        return read(pathlib.Path(data_dir or "", argument), split, size, channels or 3)
+        place = files.local(files.locate(argument, data_dir), "images with boxes")
+        return read(place, split, size, channels or 3)
     known = kind == "fashion_mnist" or name in NAMES or name == "photos:skimage"
     if not known:
         raise _unknown(name)

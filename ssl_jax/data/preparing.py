@@ -22,6 +22,7 @@ from PIL import Image
 from ssl_jax import lock
 from ssl_jax.core import UserError
 from ssl_jax.data.decode import Encoded, decode, why_broken
+from ssl_jax.data.files import local
 from ssl_jax.data.layout import Layout, layout_of, tensorflow_datasets
 from ssl_jax.data.lazy import pool
 from ssl_jax.data.originals import names, originals
@@ -79,7 +80,7 @@ def prepare(
     if len(classes) > 1 or shard_images < 1:
         raise UserError(f"the splits {', '.join(sources)} differ in their classes, or shard_images={shard_images} < 1.")
     layout = layout_of(name, next(iter(sources.values())))
-    final = pathlib.Path(directory).expanduser() / name / layout.version
+    final = local(directory, "what is prepared") / name / layout.version
     plan = {
         "sources": {split: [source.name, source.fingerprint, len(source)] for split, source in sources.items()},
         "shard_images": shard_images,

@@ -9,15 +9,18 @@ import os
 import pathlib
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ssl_jax.core import UserError
+from ssl_jax.data import files
 from ssl_jax.data.lazy import LazySource
 from ssl_jax.data.source import Named, digest
 
 FILE_NAMES = "file_names.json"
+_OWN = re.compile(r"tensorflow_datasets\.")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -27,9 +30,13 @@ def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> pathlib.P
     Args:
       name: `name`, `name/config`, `name:version` or `name/config:version`.
       data_dir: where data sets were prepared; `$TFDS_DATA_DIR` or `~/tensorflow_datasets`, as there, if None.
+
+    Raises:
+      UserError: it is prepared in several configurations, or `data_dir` is in a bucket.
     """
     path, _, version = name.partition(":")
-    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    root = files.local(given, "a prepared data set")
     versions = [info.parent for info in (root / path).glob("*/dataset_info.json")]
     # A single configuration needs no name.
     versions = versions or [info.parent for info in (root / path).glob("*/*/dataset_info.json")]
@@ -62,6 +69,7 @@ def read(
     file_format = json.loads((directory / "dataset_info.json").read_text()).get("fileFormat", "tfrecord")
     if file_format != "array_record":
         raise UserError(f"{directory} was prepared as {file_format}; prepare it as array_record: {_command(name)}")
+    _check_features(directory / "features.json")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of third parties, while they are imported
         import tensorflow_datasets as tfds
@@ -111,6 +119,27 @@ def split_names(name: str, data_dir: str | os.PathLike[str] | None) -> list[str]
     if directory is None:
         raise _not_prepared(name, data_dir)
     return [split["name"] for split in json.loads((directory / "dataset_info.json").read_text())["splits"]]
+
+
+def _check_features(path: pathlib.Path) -> None:
+    """Refuse features that are not tensorflow-datasets' own, for it imports whatever module the file names."""
+    try:
+        strange = [name for name in _class_names(json.loads(path.read_text(encoding="utf-8"))) if not _OWN.match(name)]
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} can't be read ({error}); prepare or copy the data set again.") from error
+    if strange:
+        raise UserError(
+            f"{path} names the class {strange[0]!r}, whose module would be run, and which is not tensorflow-datasets' "
+            "own; prepare the data set anew."
+        )
+
+
+def _class_names(tree: Any) -> Iterator[str]:
+    """All names of classes in a description of features, in any of its versions."""
+    if isinstance(tree, dict):
+        yield from (str(tree[key]) for key in ("pythonClassName", "python_class_name", "type") if key in tree)
+    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _class_names(value)
 
 
 def _file_names(directory: pathlib.Path, split: str, count: int) -> list[str] | None:

@@ -95,7 +95,7 @@ def _scan(directory: str) -> Iterator[str]:
             for entry in entries:
                 if not _visible(entry.name):
                     continue
-                if entry.is_dir():
+                if files.is_folder(entry):
                     stack.append((entry.path, f"{prefix}{entry.name}/"))
                 elif entry.name.lower().endswith(SUFFIXES):
                     yield prefix + entry.name

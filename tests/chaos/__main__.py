@@ -6,7 +6,7 @@ import pathlib
 import tempfile
 import time
 
-from tests.chaos.killing import Plan, chaos, evaluate, kill_evaluations
+from tests.chaos.killing import Plan, chaos, evaluate, kill_evaluations, kill_preparations
 
 
 def main() -> int:
@@ -23,6 +23,7 @@ def main() -> int:
         say(f"{options.config}, {plan.steps} steps, a checkpoint every {plan.interval}, seed {options.seed}")
         kills, killed, alone = chaos(plan, folder, options.kills, options.seed, say)
         kill_evaluations(plan, folder, options.kills // 5, options.seed, say)
+        prepared = kill_preparations(plan, folder, options.kills // 5, options.seed, say)
         results = [evaluate(plan, folder / of, folder / "log.txt") for of in ("killed", "alone")]
     lost = [kill.reached - kill.saved for kill in kills]
     same = lambda a, b: "the same" if a == b else "DIFFERENT"  # noqa: E731
@@ -31,7 +32,8 @@ def main() -> int:
     say(f"steps lost by a kill: at most {max(lost)}, on average {sum(lost) / len(lost):.1f}; interval {plan.interval}")
     say(f"digest of the end: {killed} killed, {alone} undisturbed: {same(killed, alone)}")
     say(f"evaluation, killed {options.kills // 5} times: {len(results[0])} results, {same(*results)}")
-    whole = killed == alone and results[0] == results[1] and len(kills) == options.kills
+    say(f"data prepare, killed {options.kills // 5} times: {same(prepared, True)} records")
+    whole = prepared and killed == alone and results[0] == results[1] and len(kills) == options.kills
     return 0 if whole and max(lost) <= plan.interval else 1
 
 

@@ -11,6 +11,10 @@ import sys
 import time
 from collections.abc import Callable
 
+import numpy as np
+
+from ssl_jax import data
+
 MOMENTS = ("preparation", "compilation", "training", "save", "k-NN check")
 
 
@@ -180,3 +184,43 @@ def results(workdir: pathlib.Path) -> list[dict]:
     """What `evaluation.json` holds, which must be whole at any time."""
     path = workdir / "evaluation.json"
     return json.loads(path.read_text())["results"] if path.exists() else []
+
+
+def prepare(out: pathlib.Path) -> list[str]:
+    """The command that prepares digits in 46 files."""
+    return ["data", "prepare", "digits", f"--out={out}", "--shard_images=40"]
+
+
+def kill_preparations(plan: Plan, folder: pathlib.Path, kills: int, seed: int, say: Callable[[str], None]) -> bool:
+    """Kill `ssl-jax data prepare` so many times, in turn while files are written and at any time, and let it end.
+
+    Returns:
+      Whether it came to the same records as an undisturbed one, with nothing written twice and nothing left behind.
+    """
+    rng, log, kept = random.Random(seed), folder / "log.txt", {}
+    places = folder / "prepared", folder / "prepared alone"
+    for number in range(1, kills + 1):
+        process, before = start(plan, prepare(places[0]), log), len(shards(places[0]))
+        end = time.monotonic() + (300.0 if number % 2 else rng.uniform(0.0, 10.0))
+        wait(process, lambda: len(shards(places[0])) > before or time.monotonic() > end)  # noqa: B023
+        time.sleep(rng.uniform(0.0, 0.1))
+        process.kill()
+        process.wait()
+        found = shards(places[0])
+        assert all(found[name] == written for name, written in kept.items()), "a whole file was written again"
+        # A file counts as whole once what is in it has been noted beside it, which is a moment later.
+        kept = {name: at for name, at in found.items() if next(places[0].rglob(f"{name}.json"), None)}
+        say(f"{number:3}  data prepare {len(found):5} files" + ("; it was complete" if process.returncode == 0 else ""))
+    for place in places:
+        assert start(plan, prepare(place), log).wait() == 0, log.read_text()
+    assert all(shards(places[0])[name] == written for name, written in kept.items()), "a whole file was written again"
+    assert set(shards(places[0])) == set(shards(places[1]))
+    assert not list(places[0].rglob("*.writing")), "something half-written is left"
+    pairs = [[data.load("tfds:digits", split, data_dir=place) for place in places] for split in ("train", "test")]
+    return all(np.array_equal(a.images, b.images) and np.array_equal(a.labels, b.labels) for a, b in pairs)
+
+
+def shards(out: pathlib.Path) -> dict[str, int]:
+    """The whole files of prepared data, and when each was written."""
+    found = out.rglob("*.array_record-?????-of-?????")
+    return {path.name: path.stat().st_mtime_ns for path in found}

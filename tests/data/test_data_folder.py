@@ -1,4 +1,5 @@
 import logging
+import pathlib
 
 import numpy as np
 import pytest
@@ -108,12 +109,18 @@ def test_few_images(tmp_path):
         data.load(f"folder:{tmp_path}", "test")
 
 
-def test_links_and_loops(tmp_path):
+def test_links_and_loops(tmp_path, caplog):
     _fill(tmp_path / "elsewhere", 4)
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "set")
     assert len(data.load(f"folder:{tmp_path / 'set'}", "train+test")) == 4
+    for name in ("a/loop.png", "a/knot", "knot"):  # links to themselves: no directories, and no reason to stop
+        (tmp_path / "set" / name).symlink_to(pathlib.Path(name).name)
+    source = data.load(f"folder:{tmp_path / 'set'}", "train+test")
+    assert len(source) == 4
+    assert list(source.left_out.values()) == ["a loop of symbolic links"]
+    assert "a/loop.png" in caplog.text
 
 
 def test_missing_or_empty(tmp_path):

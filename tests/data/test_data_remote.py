@@ -3,11 +3,13 @@
 import fsspec
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
-from ssl_jax import data
+from ssl_jax import cli, data
 from ssl_jax.core import UserError
 from ssl_jax.data import files
+from ssl_jax.pretrain import pretrain
 
 
 @pytest.fixture
@@ -80,6 +82,35 @@ def test_errors_of_the_network_are_sentences(folder, monkeypatch):
     )
     with pytest.raises(UserError, match=message):
         source[np.arange(2)]
+
+
+@pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections, on reading a config
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        ("data describe tfds:x --data_dir=gs://bucket/x", "a prepared data set"),
+        ("data describe hf:s3://bucket/x", "what Hugging Face's datasets saved"),
+        ("data describe coco:x --data_dir=gs://bucket", "images with boxes"),
+        ("data prepare digits --out=gs://bucket", "--out"),
+        ("pretrain --config=simclr:test --workdir=s3://bucket/run", "--workdir"),
+        ("evaluate --workdir=memory://bucket/run", "--workdir"),
+    ],
+)
+def test_what_must_be_on_a_disk(command, what, tmp_path, monkeypatch):
+    """Such an address must not become the name of a directory here."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"is in a bucket, and {what} must be on a disk: mount the bucket"):
+        cli.run(command.split())
+    with pytest.raises(UserError, match="and a workdir must be on a disk"):
+        pretrain(ConfigDict(), "gs://bucket/run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_to_write_to_on_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in ("~/run", f"file://{tmp_path}/run"):
+        with pytest.raises(UserError, match=rf"There is no run in {tmp_path}/run \("):
+            cli.run(["evaluate", f"--workdir={given}"])
 
 
 def test_places():

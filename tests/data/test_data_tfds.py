@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 import sys
 import warnings
 
@@ -145,6 +146,23 @@ def test_prepared_in_another_format(prepared, tmp_path):
     info = json.loads((prepared / "numbers" / "1.0.0" / "dataset_info.json").read_text())
     (directory / "dataset_info.json").write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
     with pytest.raises(UserError, match="prepared as tfrecord; prepare it as array_record"):
+        data.load("tfds:numbers", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+def test_no_module_that_a_data_set_names_is_imported(prepared, tmp_path, monkeypatch, key):
+    shutil.copytree(prepared / "numbers", tmp_path / "numbers")
+    features = tmp_path / "numbers" / "1.0.0" / "features.json"
+    (tmp_path / "evil_features.py").write_text("raise SystemExit('it was run')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    content = json.loads(features.read_text())
+    del content["featuresDict"]["features"]["other"]["pythonClassName"]
+    content["featuresDict"]["features"]["other"][key] = "evil_features.Text"
+    features.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"features.json names the class 'evil_features.Text', whose module would be"):
+        data.load("tfds:numbers", data_dir=tmp_path)
+    features.write_text("{")
+    with pytest.raises(UserError, match=r"features.json can't be read .*; prepare or copy"):
         data.load("tfds:numbers", data_dir=tmp_path)
 
 
