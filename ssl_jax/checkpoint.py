@@ -81,7 +81,7 @@ class Checkpoints:
         if not (force or self._manager.should_save(step)):
             return False
         check_room(self._manager.directory, trees)
-        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        items = {name: ocp.args.StandardSave(jax.tree.map(one_copy, tree)) for name, tree in trees.items()}
         items |= {"position": ocp.args.JsonSave(position), SEAL: ocp.args.JsonSave(seal(trees, position))}
         args = ocp.args.Composite(**items)
         with file_errors():
@@ -246,6 +246,14 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+
+
+def one_copy(x: jax.Array) -> jax.Array:
+    """An array as one device has it, where all of one process have it whole.
+
+    Orbax would have every device write a piece, and compile a program for each piece of each shape.
+    """
+    return x.addressable_data(0) if x.is_fully_replicated and jax.process_count() == 1 else x
 
 
 def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key, PRNGKeyArray
@@ -46,7 +47,7 @@ def init_state(
     """
     mesh = mesh or data_mesh()
 
-    def init() -> TrainState:
+    def init(seed: Array) -> TrainState:
         rng = jax.random.key(seed)
         example = jax.tree.map(lambda x: jnp.zeros((2, *x.shape[1:]), x.dtype), batch)
         params, carry = method.init(jax.random.fold_in(rng, 0), with_views(views, rng, example))
@@ -58,8 +59,9 @@ def init_state(
             opt_state=tx.init(params),
         )
 
-    places = state_shardings(jax.eval_shape(init), sharding, mesh) if sharding else replicated(mesh)
-    return jax.jit(init, out_shardings=places)()
+    number = np.int64(seed)  # as an argument, so that all seeds share one program
+    places = state_shardings(jax.eval_shape(init, number), sharding, mesh) if sharding else replicated(mesh)
+    return jax.jit(init, out_shardings=places)(number)
 
 
 def on_whole_parameters(method: Method, shardings: TrainState) -> Callable:

@@ -22,7 +22,8 @@ DOCUMENT = "<!doctype html>"
 
 def start(*argv: str, devices: int = 1) -> subprocess.Popen:
     """Begin `python -m ssl_jax`, on one device as on a plain machine, or on several."""
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}" * (devices > 1)}
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
+    environment = {**os.environ, "XLA_FLAGS": flags}
     command = [sys.executable, "-m", "ssl_jax", *argv]
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

@@ -8,6 +8,9 @@ import recipes
 
 from ssl_jax import make_train_step
 
+# In float32, the code that `conftest` has for its quick compilation rounds this step to just beyond the tolerance.
+AS_USERS = {"nnclr": {"xla_cpu_use_fusion_emitters": True}}
+
 
 @pytest.fixture(scope="module", params=recipes.NAMES)
 def name(request) -> str:
@@ -46,8 +49,8 @@ def test_one_step_in_float32(name):
     [batch] = recipes.batches(name)
     found = []
     for devices in (1, 8):
-        step, start = recipes.step(name, devices), recipes.initial(name, devices)
-        state, metrics = step(start, recipes.on_devices(name, batch, devices))
+        inputs = recipes.initial(name, devices), recipes.on_devices(name, batch, devices)
+        state, metrics = recipes.step(name, devices).lower(*inputs).compile(AS_USERS.get(name))(*inputs)
         found.append({**parts_of(state), **metrics})
     assert_close(*found, tolerance=1e-6)
 

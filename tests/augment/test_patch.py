@@ -56,10 +56,10 @@ def test_without_colours_there_is_brightness_and_contrast_only():
 def test_single_is_one_view_with_the_fields_given():
     image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3)), jnp.uint8)
     keys = jax.random.split(jax.random.key(0), 4)
-    made = augment.single(8, crop_scale=(0.5, 1.0), grey_prob=1.0)(keys, image)
+    made = jax.jit(augment.single(8, crop_scale=(0.5, 1.0), grey_prob=1.0))(keys, image)
     assert made.shape == (4, 1, 8, 8, 3)
     np.testing.assert_allclose(made[..., 0], made[..., 1], atol=1e-6)
-    expected = augment.views([augment.View(crop_scale=(0.5, 1.0), grey_prob=1.0)], size=8)(keys, image)
+    expected = jax.jit(augment.views([augment.View(crop_scale=(0.5, 1.0), grey_prob=1.0)], size=8))(keys, image)
     np.testing.assert_array_equal(made, expected)
     with pytest.raises(UserError, match="View has no field 'scale'"):
         augment.single(8, scale=(0.5, 1.0))
@@ -68,7 +68,7 @@ def test_single_is_one_view_with_the_fields_given():
 def test_a_crop_of_all_but_a_pixel_cuts_and_does_not_resize():
     image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 16, 16, 1)), jnp.uint8)
     share = (15 / 16) ** 2
-    make = augment.single(15, crop_scale=(share, share), crop_ratio=(1.0, 1.0))
+    make = jax.jit(augment.single(15, crop_scale=(share, share), crop_ratio=(1.0, 1.0)))
     made = np.asarray(make(jax.random.split(jax.random.key(0), 8), image))[:, 0]
     whole = np.asarray(image, np.float32) / 255
     for got, source in zip(made, whole, strict=True):

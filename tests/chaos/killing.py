@@ -52,7 +52,8 @@ class Kill:
 
 def start(plan: Plan, command: list[str], log: pathlib.Path, *, compile_anew: bool = False) -> subprocess.Popen:
     """Begin a command on one device; what it says goes to `log`."""
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    flags = os.environ.get("XLA_FLAGS", "").replace("device_count=8", "device_count=1")
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     if plan.cache:
         environment |= {"JAX_COMPILATION_CACHE_DIR": plan.cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     if compile_anew:

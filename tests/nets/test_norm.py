@@ -147,9 +147,9 @@ def test_an_encoder_with_layer_norm_has_the_same_parameters_and_no_statistics(cr
     assert list(shapes["layer"]) == ["params"]
     assert shapes["layer"]["params"] == shapes["batch"]["params"]
     encoder = create(norm="layer")
-    params = encoder.init(jax.random.key(0), x, train=True)["params"]
-    pooled, _ = encoder.apply({"params": params}, x, train=True)
-    alone, _ = encoder.apply({"params": params}, x[:1], train=False)
+    params = jax.jit(lambda: encoder.init(jax.random.key(0), x, train=True)["params"])()
+    apply = jax.jit(lambda x, train: encoder.apply({"params": params}, x, train=train)[0], static_argnums=1)
+    pooled, alone = apply(x, True), apply(x[:1], False)
     np.testing.assert_allclose(pooled[:1], alone, atol=1e-5)
 
 

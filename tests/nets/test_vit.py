@@ -85,41 +85,51 @@ SMALL = {"patch": 4, "dim": 8, "depth": 2, "heads": 2}
 IMAGES = jax.random.normal(jax.random.key(0), (4, 8, 12, 5))
 
 
+def start(model):
+    """The module's variables."""
+    return jax.jit(lambda: model.init(jax.random.key(1), IMAGES, train=True))()
+
+
+def apply(model, variables, images=IMAGES, **kwargs):
+    """What the module gives, as one program."""
+    return jax.jit(lambda variables, images: model.apply(variables, images, **kwargs))(variables, images)
+
+
 def test_fixed_positions_average_pooling_and_other_sizes():
     model = nets.ViT(**SMALL, pos="sincos", pool="gap")
-    variables = model.init(jax.random.key(1), IMAGES, train=True)
+    variables = start(model)
     assert not [name for name in variables["params"] if name.startswith("pos")]
-    pooled, maps = model.apply(variables, IMAGES[:, :4], train=False)
+    pooled, maps = apply(model, variables, IMAGES[:, :4], train=False)
     np.testing.assert_allclose(pooled, maps["grid"].mean((1, 2)), atol=1e-6)
 
 
 def test_kept_patches_alone_enter():
     model = nets.ViT(**SMALL)
-    variables = model.init(jax.random.key(1), IMAGES, train=True)
+    variables = start(model)
     keep = jnp.asarray([[0, 1, 2, 3, 4, 5]] * 4)
-    _, every = model.apply(variables, IMAGES, train=False)
-    _, same = model.apply(variables, IMAGES, train=False, keep=keep)
+    _, every = apply(model, variables, train=False)
+    _, same = apply(model, variables, train=False, keep=keep)
     np.testing.assert_allclose(same["tokens"], every["tokens"], atol=1e-6)
     changed = IMAGES.at[:, 4:, 8:].set(7)  # the last of 2 x 3 patches
-    _, less = model.apply(variables, changed, train=False, keep=keep[:, :5])
-    np.testing.assert_allclose(less["tokens"], model.apply(variables, IMAGES, False, keep[:, :5])[1]["tokens"])
+    _, less = apply(model, variables, changed, train=False, keep=keep[:, :5])
+    np.testing.assert_allclose(less["tokens"], apply(model, variables, train=False, keep=keep[:, :5])[1]["tokens"])
     assert set(less) == {"tokens"}
 
 
 def test_mask_token_hides_patches_and_not_their_positions():
     model = nets.ViT(**SMALL, mask_token=True)
-    variables = model.init(jax.random.key(1), IMAGES, train=True)
-    plain = nets.ViT(**SMALL).init(jax.random.key(1), IMAGES, train=True)["params"]
+    variables = start(model)
+    plain = start(nets.ViT(**SMALL))["params"]
     assert set(variables["params"]) - set(plain) == {"mask_token"}
     token = jnp.asarray(np.random.default_rng(0).normal(size=8), jnp.float32)
     variables = {"params": {**variables["params"], "mask_token": token, "patch_bias": 0.5 * token}}
     mask = jnp.asarray([[False] * 5 + [True]] * 4)
-    hidden = model.apply(variables, IMAGES, train=False, mask=mask)[1]["tokens"]
+    hidden = apply(model, variables, train=False, mask=mask)[1]["tokens"]
     changed = IMAGES.at[:, 4:, 8:].set(7)  # the last of 2 x 3 patches
-    np.testing.assert_array_equal(model.apply(variables, changed, train=False, mask=mask)[1]["tokens"], hidden)
+    np.testing.assert_array_equal(apply(model, variables, changed, train=False, mask=mask)[1]["tokens"], hidden)
     # A patch of zeros is its bias and its position; with the token as bias it is what the token gives.
     same = {"params": {**variables["params"], "patch_kernel": 0 * plain["patch_kernel"], "patch_bias": token}}
-    every = model.apply(same, IMAGES, train=False)[1]["tokens"]
+    every = apply(model, same, train=False)[1]["tokens"]
     masked = model.apply(
         {"params": {**same["params"], "patch_bias": 0 * token}}, IMAGES, train=False, mask=~mask | mask
     )
@@ -139,8 +149,8 @@ def test_stochastic_depth_acts_in_training_only():
 
 def test_frozen_patch_embedding_gets_no_gradient():
     model = nets.ViT(**SMALL, freeze_patches=True)
-    variables = model.init(jax.random.key(1), IMAGES, train=True)
-    gradient = jax.grad(lambda v: model.apply(v, IMAGES, train=True)[0].var())(variables)["params"]
+    variables = start(model)
+    gradient = jax.jit(jax.grad(lambda v: model.apply(v, IMAGES, train=True)[0].var()))(variables)["params"]
     assert not gradient["patch_kernel"].any()
     assert not gradient["patch_bias"].any()
     assert gradient["pos_grid"].any()
@@ -148,12 +158,12 @@ def test_frozen_patch_embedding_gets_no_gradient():
 
 def test_bfloat16_keeps_float32_parameters_and_features():
     model = nets.ViT(**SMALL, dtype=jnp.bfloat16)
-    variables = model.init(jax.random.key(1), IMAGES, train=True)
-    pooled, maps = model.apply(variables, IMAGES, train=True)
-    gradient = jax.grad(lambda v: model.apply(v, IMAGES, train=True)[0].var())(variables)
+    variables = start(model)
+    pooled, maps = apply(model, variables, train=True)
+    gradient = jax.jit(jax.grad(lambda v: model.apply(v, IMAGES, train=True)[0].var()))(variables)
     assert {a.dtype for a in jax.tree.leaves((pooled, variables, gradient))} == {jnp.dtype("float32")}
     assert {a.dtype for a in maps.values()} == {jnp.dtype("bfloat16")}
-    np.testing.assert_allclose(pooled, nets.ViT(**SMALL).apply(variables, IMAGES, train=True)[0], atol=0.1)
+    np.testing.assert_allclose(pooled, apply(nets.ViT(**SMALL), variables, train=True)[0], atol=0.1)
 
 
 def test_layer_norm_and_gelu_are_the_usual_ones_with_their_gradients():
