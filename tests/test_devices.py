@@ -1,5 +1,7 @@
 """One device or eight: the same numbers, for every config. With SGD, since Adam magnifies the rounding of zeros."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import recipes
 from ssl_jax import make_train_step
 
 # In float32, the code that `conftest` has for its quick compilation rounds this step to just beyond the tolerance.
-AS_USERS = {"nnclr": {"xla_cpu_use_fusion_emitters": True}}
+AS_USERS = {"nnclr": {"xla_cpu_use_fusion_emitters": True}} if "fusion_emitters" in os.environ["XLA_FLAGS"] else {}
 
 
 @pytest.fixture(scope="module", params=recipes.NAMES)
