@@ -150,8 +150,8 @@ def fewshot(
             seed=task.seed,
         )
         setting: dict[str, Any] = {"confidence": found["confidence"], "episodes": episodes, "method": method}
-        name, labels = f"{found['ways']}-way {k}-shot", found["ways"] * k
-        rows.append(row(name, [found["accuracy"]], labels=labels, **setting))
+        name, support = f"{found['ways']}-way {k}-shot", found["ways"] * k
+        rows.append(row(name, [found["accuracy"]], labels=support, **setting))
     return rows
 
 
