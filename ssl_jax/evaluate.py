@@ -166,10 +166,11 @@ def evaluate(
       announce: where messages go.
 
     Returns:
-      The record: `step`, `encoder`, `layers`, `seed` and `protocols` of this call, `data`, and `results`, a list of
-      `{"features", "protocol", "metric", "value", "std", "trials", "setting", "of"}` with the rows "this run",
-      "random encoder" (the same network as initialised) and "raw pixels" for each protocol; `of` says what the row is
-      of. Results of other calls on the same data stay in it.
+      The record: `step`, `encoder`, `layers`, `seed` and `protocols` of this call, `data`, the run's `config`, and
+      `results`, a list of `{"features", "protocol", "metric", "value", "std", "trials", "labels", "setting", "of"}`
+      with the rows "this run", "random encoder" (the same network as initialised) and "raw pixels" for each protocol;
+      `labels` is how many labelled images it took, `of` says what the row is of. Results of other calls on the same
+      data stay in it.
 
     Raises:
       UserError: no such run, step, encoder, layer, protocol or option, or no labels for a protocol that needs them.
@@ -179,7 +180,7 @@ def evaluate(
     directory = pathlib.Path(directory)
     experiment, trained, initial = load_run(directory, step=step)
     task = task_of(experiment, seed=seed)
-    unlabelled = [name for name, protocol in chosen.items() if protocol.labels]
+    unlabelled = [name for name, protocol in chosen.items() if protocol.labels and not given[name].get("data")]
     if unlabelled and (task.train.labels is None or task.test.labels is None):
         raise UserError(
             f"{experiment.config.data} has no labels, without which there is no {' and no '.join(unlabelled)}; "
@@ -188,7 +189,14 @@ def evaluate(
     if "all" in layers:
         layers = layer_names(experiment.method, trained, task.train, prepare=experiment.prepare)
     record = Record(
-        directory, task, step=int(trained.step), encoder=encoder, layers=layers, protocols=protocols, seed=seed
+        directory,
+        task,
+        config=workdir.read_run(directory)["config"],
+        step=int(trained.step),
+        encoder=encoder,
+        layers=layers,
+        protocols=protocols,
+        seed=seed,
     )
     for layer in layers:
         of_layer = functools.partial(subject_of, experiment, encoder=encoder, layer=layer)

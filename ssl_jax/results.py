@@ -19,13 +19,14 @@ class Record:
         directory: pathlib.Path,
         task: Task,
         *,
+        config: Mapping[str, Any],
         step: int,
         encoder: str,
         layers: Sequence[str | None],
         protocols: Sequence[str],
         seed: int,
     ):
-        """Open the record of a directory, for a call with these arguments."""
+        """Open the record of a directory, for a call with these arguments; `config` is what the run was trained by."""
         self.path = directory / "evaluation.json"
         self.of = {"step": step, "encoder": encoder, "seed": seed}
         names = [layer or POOLED for layer in layers]
@@ -36,6 +37,7 @@ class Record:
             "test": repr(task.test),
             "fingerprint": [task.train.fingerprint, task.test.fingerprint],
         }
+        self.head["config"] = plain(config)
         self.results: list[Row] = []
         before = read(directory) or {}
         if all(before.get(name) == self.head[name] for name in ("version", "data")):
@@ -136,8 +138,8 @@ def names_of(result: Row, rows: Sequence[Row], layers: Sequence[str]) -> list[st
 
 
 def cell(result: Row) -> str:
-    """A figure with its deviation over trials; shares in percent."""
-    value, spread = result["value"], result["std"]
+    """A figure with its deviation over trials, or half of its 95 % confidence interval; shares in percent."""
+    value, spread = result["value"], result["setting"].get("confidence", result["std"])
     if result["share"]:
         return f"{100 * value:.2f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
     return f"{value:.4g}" + ("" if spread is None else f" ± {spread:.2g}")

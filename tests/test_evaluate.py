@@ -38,6 +38,7 @@ def test_results_grow_and_are_not_computed_again(workdir, monkeypatch):
     checkpoints = {p: p.read_bytes() for p in (workdir / "checkpoints").rglob("*") if p.is_file()}
     first = evaluate(workdir, protocols=["knn"], options={"knn": {"ks": (5,)}})
     assert len(first["results"]) == 3
+    assert first["config"]["method"] == "simclr"
     grown = evaluate(workdir, protocols=["linear"], options=CHEAP)
     assert grown["results"][:3] == first["results"]
     assert len(grown["results"]) == 9
@@ -121,7 +122,7 @@ def test_quality_needs_no_labels(tmp_path):
     flags = ["--config.steps=2", "--config.batch_size=16", f"--config.data=folder:{tmp_path / 'photos'}", "--noreport"]
     assert cli.main(["pretrain", "--config=quickstart:test", f"--workdir={tmp_path / 'run'}", *flags]) == 0
     record = evaluate(tmp_path / "run", protocols=["quality"])
-    assert len(record["results"]) == 15
+    assert len(record["results"]) == 18
     with pytest.raises(UserError, match="has no labels, without which there is no knn; for folders"):
         evaluate(tmp_path / "run", protocols=["knn", "quality"])
 

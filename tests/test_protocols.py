@@ -1,10 +1,13 @@
 """Every protocol through the command line's door, on a run of two steps: rows for each kind of features."""
 
+import functools
 import math
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from ssl_jax import cli, protocols, results
+from ssl_jax import cli, evaluation, protocols, results
 from ssl_jax.core import UserError
 from ssl_jax.evaluate import evaluate
 
@@ -12,15 +15,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # ml_collecti
 # What makes them quick, and how many rows each gives for one kind of features.
 CHEAP = {
     "knn": ({"ks": (5, 20), "metric": "l2", "votes": "uniform"}, 2),
-    "linear": ({"labels_per_class": (1, 10_000), "trials": 2, "epochs": 1}, 2),
+    "linear": ({"labels_per_class": (1,), "trials": 2, "epochs": 1}, 2),
     "augmented": ({"epochs": 1}, 1),
     "svm": ({"shots": (1, 2), "trials": 2, "costs": (0.1,)}, 3),
     "fewshot": ({"episodes": 20, "queries": 2}, 2),
     "retrieval": ({"ks": (1,)}, 5),
-    "quality": ({"sample": 50}, 5),
+    "quality": ({"sample": 50, "pairs": 30}, 6),
     "semi": ({"shares": (0.01,), "trials": 1}, 1),
     "curve": ({"labels_per_class": (1,), "trials": 1}, 1),
-    "finetune": ({"epochs": 1.0, "ema": 0.9}, 2),
+    "finetune": ({"epochs": 1.0, "ema": 0.9, "crop": 0.5}, 2),
     "transfer": ({"data": "digits"}, 1),
     "detection": (
         {
@@ -34,6 +37,7 @@ CHEAP = {
     ),
     "segmentation": ({"train_split": "train[:40]", "test_split": "test[:20]"}, 4),
 }
+LABELLED = {"linear": [1260, 10], "svm": [1260, 10, 20], "fewshot": [5, 25], "detection": [40] * 4}
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +62,14 @@ def test_protocol(workdir, name):
     for row in rows:
         assert math.isfinite(row["value"])
         assert not row["share"] or 0 <= row["value"] <= 1
+        assert (row["labels"] is None) == (name == "quality")
     table = results.table(record).splitlines()
     assert len(table) == count + 1
     assert all(kind in table[0] for kind in kinds)
+    if name in LABELLED:
+        assert [row["labels"] for row in rows[:count]] == LABELLED[name]
+    if name == "fewshot":
+        assert f" ± {100 * rows[0]['setting']['confidence']:.1f}" in table[1], "half of the interval"
 
 
 @pytest.mark.parametrize(
@@ -75,6 +84,12 @@ def test_protocol(workdir, name):
         ("detection", {"data": "digits"}, "has no boxes"),
         ("segmentation", {"data": "digits"}, "masks"),
         ("semi", {"shares": (0.0,)}, "share"),
+        ("finetune", {"crop": 2.0}, "least share"),
+        ("linear", {"labels_per_class": (1, 10_000)}, "asks for 10000"),
+        ("curve", {"labels_per_class": (10_000,)}, "`labels_per_class` asks for 10000"),
+        ("svm", {"shots": (1, 10_000)}, "`shots` asks for 10000"),
+        ("svm", {"data": "digits"}, "has no boxes"),
+        ("quality", {"pairs": 0}, "`pairs` must be above 0"),
     ],
 )
 def test_bad_options(workdir, name, options, said):
@@ -82,3 +97,61 @@ def test_bad_options(workdir, name, options, said):
     with pytest.raises(UserError, match=said):
         evaluate(workdir, protocols=[name], options={name: options})
     assert results.read(workdir) == before
+
+
+def test_standard_numbers_that_no_class_has_are_left_out_and_others_are_errors():
+    few = functools.partial(protocols.frame.possible, option="shots", default=(1, 10, 100))
+    assert few((1, 10, 100), 20) == [1, 10]
+    assert few((), 0) == []
+    assert few((5, 20), 20) == [5, 20]
+    with pytest.raises(UserError, match="`shots` asks for 100 of each class, but the smallest class has 20"):
+        few((10, 100), 20)
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory):
+    """Dark and bright squares on pictures of two shapes; a difficult one in each third picture."""
+    root = tmp_path_factory.mktemp("voc")
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    for i in range(24):
+        pixels, objects = np.full((40, 60) if i % 2 else (60, 40), 128, np.uint8), ""
+        for label, (name, x) in enumerate((("bright", 4), ("dark", 22))):
+            if (i >> label) % 2 or i % 3 == 0:
+                pixels[4:20, x : x + 14] = 255 * (1 - label)
+                difficult, box = 1 - (i >> label) % 2, f"<xmin>{x + 1}</xmin><ymin>5</ymin><xmax>{x + 14}</xmax>"
+                objects += f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>{box}"
+                objects += "<ymax>20</ymax></bndbox></object>"
+        Image.fromarray(pixels).save(root / "JPEGImages" / f"{i}.png")
+        size = f"<size><width>{pixels.shape[1]}</width><height>{pixels.shape[0]}</height></size>"
+        text = f"<annotation><filename>{i}.png</filename>{size}{objects}</annotation>"
+        (root / "Annotations" / f"{i}.xml").write_text(text)
+    for split, rows in (("trainval", range(16)), ("test", range(16, 24))):
+        (root / "ImageSets/Main" / f"{split}.txt").write_text("\n".join(map(str, rows)))
+    return f"voc:{root}"
+
+
+def test_svm_of_the_classes_in_images(workdir, voc):
+    """VOC07's protocol on VOC's files, whose images need not have labels of their own nor one size."""
+    options = {"data": voc, "train_split": "trainval", "shots": (1,), "trials": 2, "costs": (1.0,)}
+    rows = results.asked(evaluate(workdir, protocols=["svm"], options={"svm": {**options, "precision": "11-point"}}))
+    rows = [row for row in rows if voc in row["protocol"]]
+    assert [row["features"] for row in rows] == ["this run"] * 2 + ["random encoder"] * 2 + ["raw pixels"] * 2
+    assert {row["metric"] for row in rows} == {"mAP (11-point)"}
+    assert [row["labels"] for row in rows[:2]] == [16, 2]
+    assert rows[4]["value"] > 0.99, "squares at fixed places show in the pixels"
+
+
+def test_detection_on_images_of_several_sizes(workdir, voc, monkeypatch):
+    seen = []
+
+    def scores(encoder, params, state, train, test, **settings):
+        seen.append((train.shape, len(train), settings["frozen"]))
+        return dict.fromkeys(("AP", "AP50", "AP75", "VOC07"), 0.5)
+
+    monkeypatch.setattr(evaluation, "detection_scores", scores)
+    options = {"data": voc, "train_split": "trainval", "frozen": True}
+    with pytest.raises(UserError, match="image_size=512"):
+        evaluate(workdir, protocols=["detection"], options={"detection": options})
+    evaluate(workdir, protocols=["detection"], options={"detection": {**options, "image_size": 32}})
+    assert seen == [((32, 32, 1), 16, True)] * 2

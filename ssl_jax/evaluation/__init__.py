@@ -9,6 +9,7 @@ from ssl_jax.evaluation.detection import (
     detect,
     detection_scores,
     draw_boxes,
+    image_targets,
     train_detector,
     truth_of,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "fine_tune",
     "fit_linear",
     "from_scratch",
+    "image_targets",
     "knn_accuracy",
     "knn_predict",
     "knn_segmentation",

@@ -199,6 +199,21 @@ def truth_of(source: data.Source) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def image_targets(source: data.Source) -> Int[np.ndarray, "n c"]:
+    """Which classes the objects of each image have: 1, 0 (not there), or -1 where all of it are to be ignored.
+
+    The multi-label targets of `linear_svm`; the last are VOC's "difficult" objects.
+
+    Raises:
+      UserError: the images have no boxes.
+    """
+    truth, classes = truth_of(source), len(classes_of(source))
+    ignore = truth.get("box_ignore", np.zeros(truth["box_labels"].shape, bool))
+    of_class = truth["box_labels"][..., None] == np.arange(classes)[None, None]
+    there, any_kind = (of_class & ~ignore[..., None]).any(axis=1), of_class.any(axis=1)
+    return np.where(there, 1, np.where(any_kind, -1, 0)).astype(np.int32)
+
+
 def classes_of(source: data.Source) -> tuple[str, ...]:
     """The classes of a source's objects.
 

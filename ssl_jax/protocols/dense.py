@@ -24,10 +24,16 @@ def detection(
     batch_size: int = 32,
     learning_rate: float = 1e-3,
     maps: Sequence[str] = (),
+    frozen: bool = False,
+    image_size: int | None = None,
     trials: int = 1,
 ) -> list[Row]:
-    """A detector on the network, trained and scored on images with boxes; beside it the same from scratch."""
-    train, test = (sources.load(data, split, channels=task.channels) for split in (train_split, test_split))
+    """A detector on the network, trained and scored on images with boxes; beside it the same from scratch.
+
+    `image_size` brings images of several sizes to one, as those of VOC and COCO are; `frozen` keeps the trunk as it is.
+    """
+    load = functools.partial(sources.load, image_size=image_size, channels=task.channels)
+    train, test = (load(data, split) for split in (train_split, test_split))
     settings: dict[str, Any] = {"maps": tuple(maps)} if maps else {}
     found = [
         evaluation.detection_scores(
@@ -38,12 +44,14 @@ def detection(
             batch_size=batch_size,
             learning_rate=learning_rate,
             prepare=functools.partial(_prepare, **task.normalize),
+            frozen=frozen,
             seed=task.seed + trial,
             **settings,
         )
         for trial in range(trials)
     ]
-    return [row(f"detection, {data}", [f[name] for f in found], metric=name, steps=steps) for name in SCORES]
+    setting: dict[str, Any] = {"labels": len(train), "steps": steps, **({"frozen": True} if frozen else {})}
+    return [row(f"detection, {data}", [f[name] for f in found], metric=name, **setting) for name in SCORES]
 
 
 def segmentation(
@@ -54,10 +62,12 @@ def segmentation(
     train_split: str = "train",
     test_split: str = "test",
     layer: str | None = None,
+    image_size: int | None = None,
 ) -> list[Row]:
     """Linear and k-NN segmentation on a frozen feature map, the last unless `layer` names another."""
     network = network_of(subject)
-    train, test = (sources.load(data, split, channels=task.channels) for split in (train_split, test_split))
+    load = functools.partial(sources.load, image_size=image_size, channels=task.channels)
+    train, test = (load(data, split) for split in (train_split, test_split))
     found = evaluation.segmentation_scores(
         network.encoder,
         network.params,
@@ -70,7 +80,7 @@ def segmentation(
     )
     kinds = {"linear": "linear segmentation", "knn": "k-NN segmentation"}
     return [
-        row(f"{title}, {data}", [found[f"{kind}_{score}"]], metric=metric, layer=layer)
+        row(f"{title}, {data}", [found[f"{kind}_{score}"]], metric=metric, labels=len(train), layer=layer)
         for kind, title in kinds.items()
         for score, metric in (("miou", "mIoU"), ("accuracy", "pixel accuracy"))
     ]

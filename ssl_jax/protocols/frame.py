@@ -136,11 +136,37 @@ def start_of(subject: Subject) -> tuple[nn.Module, PyTree | None, PyTree | None]
     return (network.encoder, None, None) if subject.untrained else (network.encoder, network.params, network.state)
 
 
-def row(name: str, values: Sequence[float], *, metric: str = "accuracy", share: bool = True, **setting: Any) -> Row:
+def possible(
+    counts: Sequence[int], smallest: int, *, option: str, default: Sequence[int], what: str = "training examples"
+) -> list[int]:
+    """Numbers of examples of each class that the smallest class has; larger ones of the default are left out.
+
+    Raises:
+      UserError: one that was asked for is larger.
+    """
+    most = max(counts, default=0)
+    if most > smallest and tuple(counts) != tuple(default):
+        raise UserError(
+            f"`{option}` asks for {most} of each class, but the smallest class has {smallest} {what}; lower it, or "
+            "leave that class out of the data."
+        )
+    return [count for count in counts if count <= smallest]
+
+
+def row(
+    name: str,
+    values: Sequence[float],
+    *,
+    metric: str = "accuracy",
+    share: bool = True,
+    labels: int | None = None,
+    **setting: Any,
+) -> Row:
     """One figure: `name` for people, the mean of `values` (one per trial), their deviation, and how they came about.
 
-    A metric that is a share (accuracy, average precision, IoU) is in 0..1, and shown in percent.
+    A metric that is a share (accuracy, average precision, IoU) is in 0..1, and shown in percent. `labels` is how many
+    labelled images it was learned from, in each trial; None where labels play no part.
     """
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
     found: Row = {"protocol": name, "metric": metric, "share": share, "value": float(np.mean(values)), "std": spread}
-    return {**found, "trials": len(values), "setting": setting}
+    return {**found, "trials": len(values), "labels": labels, "setting": setting}

@@ -5,10 +5,16 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax import data as sources
 from ssl_jax import evaluation
 from ssl_jax.core import UserError
 from ssl_jax.evaluation.linear import PENALTIES, RATES, WIDE_PENALTIES, WIDE_RATES
-from ssl_jax.protocols.frame import Row, Subject, Task, row
+from ssl_jax.protocols.frame import Row, Subject, Task, possible, row
+from ssl_jax.protocols.pairs import two_views
+
+LABELS = (1, 10, 100)
+SHOTS = (1, 2, 4, 8, 16)
+BOXED_SIDE = 64  # at least, of images with boxes, whose objects are small
 
 
 def knn(
@@ -33,14 +39,15 @@ def knn(
     )
     other: dict[str, Any] = {} if metric == "cosine" else {"metric": metric}
     other |= {} if votes == "weighted" else {"votes": votes}
-    return [row(f"k-NN, k = {k}", [found[k]], **{"k": k, "temperature": temperature, **other}) for k in found]
+    setting = {"temperature": temperature, **other}
+    return [row(f"k-NN, k = {k}", [found[k]], labels=len(task.train), k=k, **setting) for k in found]
 
 
 def linear(
     subject: Subject,
     task: Task,
     *,
-    labels_per_class: Sequence[int] = (1, 10, 100),
+    labels_per_class: Sequence[int] = LABELS,
     trials: int = 5,
     epochs: int | None = None,
     sweep: str = "narrow",
@@ -48,15 +55,17 @@ def linear(
 ) -> list[Row]:
     """Linear probe on all labels, with settings chosen from a sweep (or wide) or a paper's preset, and on few labels.
 
-    Numbers of labels above those of the smallest class are left out.
+    Standard numbers of labels that are above those of the smallest class are left out.
     """
     train, test = subject.features(task.train), subject.features(task.test)
     y, test_y = np.asarray(task.train.labels), np.asarray(task.test.labels)
+    sizes = np.bincount(y)
+    few = possible(labels_per_class, int(sizes.min()), option="labels_per_class", default=LABELS)
     if preset is not None:
         found: dict[str, Any] = evaluation.linear_probe_preset(
             train, y, test, test_y, preset=preset, epochs=epochs, seed=task.seed
         )
-        return [row(f"linear, {preset}'s preset", [found["accuracy"]], **_settings(found))]
+        return [row(f"linear, {preset}'s preset", [found["accuracy"]], labels=len(y), **_settings(found))]
     grid = {"narrow": (RATES, PENALTIES), "wide": (WIDE_RATES, WIDE_PENALTIES)}
     if sweep not in grid:
         raise UserError(f"`sweep` is narrow or wide, not {sweep!r}.")
@@ -64,11 +73,11 @@ def linear(
     found = evaluation.linear_probe(
         train, y, test, test_y, rates=rates, penalties=penalties, epochs=epochs or 20, seed=task.seed
     )
-    rows = [row("linear", [found["accuracy"]], **_settings(found))]
-    smallest = int(np.bincount(y).min())
-    for count in (count for count in labels_per_class if count <= smallest):
+    rows = [row("linear", [found["accuracy"]], labels=len(y), **_settings(found))]
+    for count in few:
         accuracies = evaluation.few_labels(train, y, test, test_y, per_class=count, trials=trials, seed=task.seed)
-        rows.append(row(f"linear, {plural(count, 'label')} per class", accuracies, labels_per_class=count))
+        name, labels = f"linear, {plural(count, 'label')} per class", count * len(sizes)
+        rows.append(row(name, accuracies, labels=labels, labels_per_class=count))
     return rows
 
 
@@ -76,22 +85,44 @@ def svm(
     subject: Subject,
     task: Task,
     *,
-    shots: Sequence[int] = (1, 2, 4, 8, 16),
+    shots: Sequence[int] = SHOTS,
     trials: int = 5,
     costs: Sequence[float] = (),
+    data: str | None = None,
+    train_split: str = "train",
+    test_split: str = "test",
+    precision: str = "area",
 ) -> list[Row]:
-    """Linear support vector machines: on all labels with costs chosen by cross-validation, and on k of each class.
+    """Linear support vector machines on all labels and on k of each class; of `data` with boxes (voc:PATH) by mAP.
 
-    Numbers of shots above the smallest class are left out; no shots for the first alone.
+    Costs are chosen by cross-validation on all labels. Standard numbers of shots above the smallest class are left out;
+    no shots for the first alone. Which classes the objects of an image have is what is told of `data`, as in OBoW's and
+    VISSL's evaluation on VOC07; its images are seen whole, their shorter side filled up. `precision` is "area" or
+    "11-point".
     """
-    train, test = subject.features(task.train), subject.features(task.test)
-    y, test_y = np.asarray(task.train.labels), np.asarray(task.test.labels)
+    train, test = (task.train, task.test) if data is None else _boxed(task, data, train_split, test_split)
+    y, test_y = ((s.labels if data is None else evaluation.image_targets(s)) for s in (train, test))
+    y, test_y, many = np.asarray(y), np.asarray(test_y), data is not None
+    counts = (y == 1).sum(axis=0) if many else np.bincount(y)
+    few = possible(shots, int(counts.min()), option="shots", default=SHOTS)
+    features, test_features = subject.features(train), subject.features(test)
     given: dict[str, Any] = {"costs": tuple(costs)} if costs else {}
-    found = evaluation.linear_svm(train, y, test, test_y, **given)
-    rows = [row("SVM", [found["accuracy"]], costs=found["costs"])]
-    possible = [k for k in shots if k <= np.bincount(y).min()]
-    low = evaluation.low_shot_svm(train, y, test, test_y, shots=possible, trials=trials, seed=task.seed)
-    return rows + [row(f"SVM, {plural(k, 'shot')}", low[k]["values"], shots=k) for k in low]
+    found = evaluation.linear_svm(features, y, test_features, test_y, method=precision, **given)
+    title, score = (f"SVM, {data}", "map") if many else ("SVM", "accuracy")
+    metric = score if not many else "mAP" if precision == "area" else f"mAP ({precision})"
+    rows = [row(title, [found[score]], metric=metric, labels=len(y), costs=found["costs"])]
+    low = evaluation.low_shot_svm(
+        features, y, test_features, test_y, shots=few, trials=trials, method=precision, seed=task.seed
+    )
+    for k in low:
+        name, labels = f"{title}, {plural(k, 'shot')}", k * len(counts)
+        rows.append(row(name, low[k]["values"], metric=metric, labels=labels, shots=k))
+    return rows
+
+
+def _boxed(task: Task, data: str, *splits: str) -> list[sources.Source]:
+    size = max(task.size, BOXED_SIDE)
+    return [sources.load(data, split, image_size=size, channels=task.channels) for split in splits]
 
 
 def fewshot(
@@ -118,8 +149,9 @@ def fewshot(
             method=method,
             seed=task.seed,
         )
-        name = f"{found['ways']}-way {k}-shot"
-        rows.append(row(name, [found["accuracy"]], confidence=found["confidence"], episodes=episodes, method=method))
+        setting: dict[str, Any] = {"confidence": found["confidence"], "episodes": episodes, "method": method}
+        name, support = f"{found['ways']}-way {k}-shot", found["ways"] * k
+        rows.append(row(name, [found["accuracy"]], labels=support, **setting))
     return rows
 
 
@@ -134,12 +166,19 @@ def retrieval(subject: Subject, task: Task, *, ks: Sequence[int] = (1, 5, 10), m
         metric=metric,
     )
     kinds = {name: value for name, value in found.items() if name != "queries"}
-    return [row("retrieval", [value], metric=name.replace("map", "mAP")) for name, value in kinds.items()]
+    labels = len(task.train)
+    return [row("retrieval", [kinds[name]], metric=name.replace("map", "mAP"), labels=labels) for name in kinds]
 
 
-def quality(subject: Subject, task: Task, *, sample: int = 10_000) -> list[Row]:
-    """Figures that need no labels, to compare runs by: rank, spread and evenness of the test images' features."""
-    found = evaluation.representation_quality(subject.features(task.test), sample=sample, seed=task.seed)
+def quality(subject: Subject, task: Task, *, sample: int = 10_000, pairs: int = 1000) -> list[Row]:
+    """Figures that need no labels, to compare runs by: rank, spread and evenness of test images, alignment of crops."""
+    one, other = two_views(task, pairs)
+    found = evaluation.representation_quality(
+        subject.features(task.test),
+        (subject.features(one), subject.features(other)),
+        sample=sample,
+        seed=task.seed,
+    )
     return [row("quality", [value], metric=name.replace("_", " "), share=False) for name, value in found.items()]
 
 

@@ -13,8 +13,10 @@ from ssl_jax import data as sources
 from ssl_jax.core import UserError
 from ssl_jax.evaluation.tuning import FINE_TUNING, FineTuning
 from ssl_jax.nets import functional
-from ssl_jax.protocols.frame import Row, Subject, Task, network_of, row, start_of
+from ssl_jax.protocols.frame import Row, Subject, Task, network_of, possible, row, start_of
 from ssl_jax.protocols.frozen import plural
+
+LABELS = (1, 3, 10, 30, 100, 300)
 
 
 def augmented(
@@ -37,7 +39,8 @@ def augmented(
         epochs=epochs,
         seed=task.seed,
     )
-    return [row("linear, augmented", [found["accuracy"]], **{k: v for k, v in found.items() if k != "accuracy"})]
+    setting = {k: v for k, v in found.items() if k != "accuracy"}
+    return [row("linear, augmented", [found["accuracy"]], labels=len(task.train), **setting)]
 
 
 def semi(
@@ -48,13 +51,18 @@ def semi(
     names: str | None = None,
     trials: int = 3,
     preset: str | None = None,
+    crop: float | None = None,
+    flip: float = 0.5,
 ) -> list[Row]:
-    """Fine-tuning on 1 % and 10 % of the labels, or on those of a list of file names, over several draws."""
-    settings: list[dict[str, Any]] = [{"names": names}] if names else [{"share": share} for share in shares]
+    """Fine-tuning on 1 % and 10 % of the labels, or on those of a list of file names, over several draws.
+
+    `crop` is the least share of an image in the crops that it learns from, which `flip` mirrors; None: whole images.
+    """
+    which: list[dict[str, Any]] = [{"names": names}] if names else [{"share": share} for share in shares]
     rows = []
-    for setting in settings:
-        found = _semi(subject, task, preset, trials, **setting)
-        title = "the listed files" if names else f"{100 * setting['share']:g} % of the labels"
+    for chosen in which:
+        found = _semi(subject, task, preset, trials, crop, flip, **chosen)
+        title = "the listed files" if names else f"{100 * chosen['share']:g} % of the labels"
         rows.append(row(f"fine-tuned, {title}", found["accuracies"], labels=found["labels"], steps=found["steps"]))
     return rows
 
@@ -63,17 +71,18 @@ def curve(
     subject: Subject,
     task: Task,
     *,
-    labels_per_class: Sequence[int] = (1, 3, 10, 30, 100, 300),
+    labels_per_class: Sequence[int] = LABELS,
     trials: int = 3,
     preset: str | None = None,
+    crop: float | None = None,
+    flip: float = 0.5,
 ) -> list[Row]:
-    """Fine-tuning on so many labels of each class, over draws; more than the smallest class has are left out."""
-    smallest = int(np.bincount(np.asarray(task.train.labels)).min())
-    rows = []
-    for count in (count for count in labels_per_class if count <= smallest):
-        found = _semi(subject, task, preset, trials, per_class=count)
-        title = f"fine-tuned, {plural(count, 'label')} per class"
-        rows.append(row(title, found["accuracies"], labels_per_class=count, steps=found["steps"]))
+    """Fine-tuning on so many labels of each class, over draws; standard ones above the smallest class are left out."""
+    smallest, rows = int(np.bincount(np.asarray(task.train.labels)).min()), []
+    for count in possible(labels_per_class, smallest, option="labels_per_class", default=LABELS):
+        found = _semi(subject, task, preset, trials, crop, flip, per_class=count)
+        title, setting = f"fine-tuned, {plural(count, 'label')} per class", {"steps": found["steps"]}
+        rows.append(row(title, found["accuracies"], labels=found["labels"], labels_per_class=count, **setting))
     return rows
 
 
@@ -90,9 +99,14 @@ def finetune(
     mixup: float | None = None,
     cutmix: float | None = None,
     ema: float | None = None,
+    crop: float | None = None,
+    flip: float = 0.5,
     trials: int = 1,
 ) -> list[Row]:
-    """Fine-tuning on all labels; what is not set is the preset's, or for ten epochs that of a small encoder."""
+    """Fine-tuning on all labels; what is not set is the preset's, or for ten epochs that of a small encoder.
+
+    `crop` and `flip` as for semi.
+    """
     given: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -105,7 +119,7 @@ def finetune(
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     recipe = _recipe(preset, FineTuning(epochs=10.0, batch_size=256, head_rate=1e-3, frozen_statistics=False))
-    recipe = dataclasses.replace(recipe, **changes)
+    recipe, views = dataclasses.replace(recipe, **changes), _crops(task, crop, flip)
     found = [
         evaluation.fine_tune(
             *start_of(subject),
@@ -113,10 +127,12 @@ def finetune(
             task.test,
             recipe=evaluation.from_scratch(recipe) if subject.untrained else recipe,
             prepare=task.prepare,
+            views=views,
             seed=task.seed + trial,
         )
         for trial in range(trials)
     ]
+    changes |= {"labels": len(task.train), **({} if crop is None else {"crop": crop, "flip": flip})}
     rows = [row("fine-tuned", [f.accuracy for f in found], steps=found[0].steps, **changes)]
     averaged = [f.ema_accuracy for f in found if f.ema_accuracy is not None]
     return rows + ([row("fine-tuned, averaged weights", averaged, **changes)] if averaged else [])
@@ -150,11 +166,14 @@ def transfer(
     ):
         if "error" in found:
             raise UserError(f"Transfer to {name}: {found['error']}")
-        rows += [row(f"transfer to {name}, {protocol}", [found[protocol]["accuracy"]]) for protocol in protocols]
+        labels = len(pairs[name][0])
+        rows += [row(f"transfer to {name}, {p}", [found[p]["accuracy"]], labels=labels) for p in protocols]
     return rows
 
 
-def _semi(subject: Subject, task: Task, preset: str | None, trials: int, **setting: Any) -> dict[str, Any]:
+def _semi(
+    subject: Subject, task: Task, preset: str | None, trials: int, crop: float | None, flip: float, **setting: Any
+) -> dict[str, Any]:
     recipe = _recipe(preset, FineTuning())
     found = evaluation.semi_supervised(
         *start_of(subject),
@@ -165,6 +184,7 @@ def _semi(subject: Subject, task: Task, preset: str | None, trials: int, **setti
         trials=trials,
         seed=task.seed,
         prepare=task.prepare,
+        views=_crops(task, crop, flip),
         **setting,
     )
     return {**found["fine_tuned"], "labels": found["labels"]}
@@ -178,5 +198,9 @@ def _recipe(preset: str | None, default: FineTuning) -> FineTuning:
     return FINE_TUNING[preset]
 
 
-def _crops(task: Task, crop: float, flip: float) -> Any:
+def _crops(task: Task, crop: float | None, flip: float) -> Any:
+    if crop is None:
+        return None
+    if not 0.0 < crop <= 1.0:
+        raise UserError(f"`crop` is the least share of an image in a crop, above 0 and at most 1, but is {crop}.")
     return augment.single(task.size, crop_scale=(crop, 1.0), flip=flip, **task.normalize)

@@ -48,15 +48,17 @@ def title(protocol: str) -> str:
 
 
 def settings(result: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a result's setting and layer add to its protocol's name; accuracies it was chosen by are no settings."""
-    given, told = (result or {}).get("setting") or {}, re.findall(r"\w+", str((result or {}).get("protocol")))
+    """What a result's setting and layer add to its protocol's name; what was found besides is no setting."""
+    labels, given = (result or {}).get("labels"), (result or {}).get("setting") or {}
+    told = re.findall(r"\w+", str((result or {}).get("protocol")))
     layer = ((result or {}).get("of") or {}).get("layer", "pooled")
     return {
         **({} if layer == "pooled" else {"layer": layer}),
+        **({} if labels is None else {"labelled images": labels}),
         **{
             key.replace("_", " "): value
             for key, value in given.items()
-            if not key.endswith("accuracy") and not (isinstance(value, int) and str(value) in told)
+            if not key.endswith(("accuracy", "confidence")) and not (isinstance(value, int) and str(value) in told)
         },
     }
 
@@ -142,6 +144,9 @@ def _cell(result: Mapping[str, Any] | None) -> Cell:
         spread = f"{100 * result['std']:.1f}" if share else formats.number(result["std"], 2)
     if spread and _has(result, "trials"):
         spread += f", {result['trials']} trials"
+    confidence: Any = (result.get("setting") or {}).get("confidence")
+    if formats.is_number(confidence):
+        spread = f"{100 * confidence:.1f}, 95 % interval"
     text = formats.percent(value) if share else formats.number(value)
     return Cell(share=float(value) if share else None, text=text, spread=spread and f"± {spread}")
 

@@ -10,7 +10,16 @@ from values import assert_close
 from ssl_jax import augment, data, evaluation, nets
 from ssl_jax.core import UserError
 from ssl_jax.data import ArraySource
-from ssl_jax.evaluation import compare_detection, detect, detection_scores, draw_boxes, fcos, train_detector, truth_of
+from ssl_jax.evaluation import (
+    compare_detection,
+    detect,
+    detection_scores,
+    draw_boxes,
+    fcos,
+    image_targets,
+    train_detector,
+    truth_of,
+)
 from ssl_jax.nets import functional
 from ssl_jax.sharding import data_mesh
 
@@ -126,6 +135,14 @@ def test_truth_is_what_examples_hold(source):
     assert set(truth) == {"boxes", "box_labels"}
     np.testing.assert_array_equal(truth["boxes"], source.extras["boxes"])
     assert set(truth_of(squares())) == {"boxes", "box_labels", "box_ignore"}
+
+
+def test_classes_of_an_image():
+    source = squares()
+    np.testing.assert_array_equal(image_targets(source)[:2], [[1, 0], [0, 1]])
+    source.extras["box_labels"][0], source.extras["box_ignore"][0] = [0, 0], [True, True]
+    source.extras["box_labels"][1], source.extras["box_ignore"][1] = [1, 1], [True, False]
+    np.testing.assert_array_equal(image_targets(source)[:3], [[-1, 0], [0, 1], [1, 0]])
 
 
 def test_bad_input_is_said(source, trunk, detector):

@@ -66,15 +66,16 @@ def test_ntxent_is_the_same_in_every_form(devices):
                 compare(ntxent(z, 0.1, "tiled"), expected, loss, gradient)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_infonce_is_the_same_in_every_form(dtype):
+@pytest.mark.parametrize(("dtype", "devices"), [(np.float32, 8), (np.float64, 8), (np.float64, 4), (np.float64, 2)])
+def test_infonce_is_the_same_in_every_form(dtype, devices):
     loss, gradient = {np.float32: (1e-6, 1e-5), np.float64: (1e-12, 1e-12)}[dtype]
     with jax.enable_x64(dtype == np.float64):
-        (_, query, key, queue), mesh = arrays(dtype)
+        (_, query, key, queue), mesh = arrays(dtype, devices)
         key = query + key  # so that some queries find their own key and some don't
         expected = infonce(query, key, queue, "dense")
         assert 0.1 < expected[0][2] < 0.9
-        for found in (infonce(query, key, queue, "tiled"), infonce(query, key, queue, "ring", mesh)):
+        others = [infonce(query, key, queue, "ring", mesh)]
+        for found in others if devices < 8 else [*others, infonce(query, key, queue, "tiled")]:
             compare((np.stack(found[0]), found[1]), (np.stack(expected[0]), expected[1]), loss, gradient)
 
 
