@@ -103,7 +103,7 @@ def embedding_map(experiment: Experiment, state: TrainState, test: data.Source, 
         "label": sample.labels,
         "classes": sample.classes,
         "thumbnails": sample[np.arange(len(sample))]["image"],
-        "method": "t-SNE",
+        "method": f"t-SNE (perplexity {perplexity:.0f})",
     }
 
 

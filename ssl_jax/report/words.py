@@ -32,7 +32,7 @@ def _vocabulary(given: dict[str, Any]) -> dict[str, Any]:
             f"The places of the visual words do not fit: {len(given['word'])} words, pictures of shape "
             f"{picture.shape}, rows of shape {row.shape}, columns of shape {column.shape}."
         )
-    grid, size = tuple(map(int, given["grid"])), picture.shape[2:4]
+    grid, size = (int(given["grid"][0]), int(given["grid"][1])), picture.shape[2:4]
     there = [(i, int(row[i, j]), int(column[i, j]), picture[i, j]) for i, j in np.argwhere(row >= 0)]
     whole, patches = grid == (1, 1), []
     for _, y, x, image in there:

@@ -62,4 +62,4 @@ def test_words_are_shown_of_methods_that_have_them(tmp_path):
         assert seen.std() > 10
     assert gallery.words(recipes.experiment("simclr", 1), recipes.initial("simclr", 1), experiment.source) is None
     page = report.write(tmp_path, title="x", run={}, metrics=[], words=found).read_text()
-    assert page.count('class="near') == sum(len(each["word"]) for each in found)
+    assert page.count('class="near looks"') == sum(len(each["word"]) for each in found)
