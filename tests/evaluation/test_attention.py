@@ -19,7 +19,7 @@ def given():
     params = VIT.init(jax.random.key(0), image, train=False)["params"]
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(1)
-    lively = [jnp.asarray(rng.normal(size=x.shape) / np.sqrt(x.shape[0]), jnp.float32) for x in leaves]
+    lively = [jnp.asarray(1.5 * rng.normal(size=x.shape) / np.sqrt(x.shape[0]), jnp.float32) for x in leaves]
     return jax.tree.unflatten(tree, lively), image
 
 
