@@ -10,6 +10,7 @@ from ssl_jax import clustering, data
 from ssl_jax.core import Carry, TrainState, UserError
 from ssl_jax.evaluation import Assigned, assign_words, teacher_of, word_gallery
 from ssl_jax.evaluation.words import spread
+from ssl_jax.training import initial_state
 
 WITH_WORDS = [name for name in recipes.NAMES if recipes.experiment(name).method.words]
 
@@ -87,7 +88,8 @@ def test_patches_of_a_brightness_are_its_word():
 
 @pytest.mark.parametrize("name", WITH_WORDS)
 def test_methods_score_every_word_at_every_place(name):
-    experiment, state = recipes.experiment(name), recipes.initial(name)
+    experiment = recipes.experiment(name)  # shapes alone, so that nothing is compiled
+    state = jax.eval_shape(lambda: initial_state(experiment.method, experiment.source, **experiment.parts))
     image = jax.eval_shape(experiment.prepare, experiment.source[np.arange(5)]["image"])
     shapes = jax.eval_shape(experiment.method.words, state.params, state.carry, image)
     size = experiment.config.method_args.get("words") or experiment.config.method_args.get("prototypes")
