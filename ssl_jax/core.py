@@ -74,6 +74,9 @@ class Method:
       warn: `(scalars of a step) -> sentence or None`: the sign of collapse that fits the method, see `collapse`.
       pictures: `(params, carry, batch, rng) -> {name: images [n h w c]}`, on the scale of the views: what a method that
         makes images has to show (reconstructions, samples), or None.
+      words: `(params, carry, image [b h w c]) -> {vocabulary: scores [b p q k]}`, with running statistics: how near
+        each of p x q places of an image is to each visual word, greater is nearer, `-inf` at places that the method
+        leaves out. Prototypes of whole images have one place. None for methods without a vocabulary.
     """
 
     name: str
@@ -86,6 +89,7 @@ class Method:
     labels: bool = False
     warn: Callable[[Mapping[str, float]], str | None] = lambda logged: None
     pictures: Callable[..., dict[str, Array]] | None = None
+    words: Callable[..., dict[str, Array]] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,18 @@ from jaxtyping import Array
 
 from ssl_jax import data, hosts, report, results, workdir
 from ssl_jax.core import PyTree, TrainState, UserError
-from ssl_jax.evaluate import load_run
+from ssl_jax.evaluate import load_run, network_of
+from ssl_jax.evaluation import assign_words, attention_maps, keep_mass, word_gallery
 from ssl_jax.experiment import Experiment, load_data, normalization
 from ssl_jax.losses import l2_normalize
+from ssl_jax.nets import ViT
+from ssl_jax.sharding import replicated
 from ssl_jax.train_step import example_keys, with_views
 from ssl_jax.training import for_step
 
 MAP_POINTS, BANK, QUERIES, NEIGHBOURS, VIEWED = 1000, 5000, 10, 8, 8
+LOOKED_AT, MASS = 6, 0.6  # images whose attention is shown; share of it that DINO's figures keep
+READ, WORDS, PLACES = 1000, 8, 8  # images that words are looked for in, words shown, and places of each
 
 
 def views(experiment: Experiment, *, seed: int = 0) -> np.ndarray:
@@ -98,8 +103,59 @@ def embedding_map(experiment: Experiment, state: TrainState, test: data.Source, 
         "label": sample.labels,
         "classes": sample.classes,
         "thumbnails": sample[np.arange(len(sample))]["image"],
-        "method": "t-SNE",
+        "method": f"t-SNE (perplexity {perplexity:.0f})",
     }
+
+
+def attention(experiment: Experiment, state: TrainState, source: data.Source, *, encoder: str = "student") -> Any:
+    """Where a vision transformer looks in some images, as `report.write` takes it; None for other encoders."""
+    network = network_of(experiment, state, encoder)
+    vit = network.encoder
+    if not isinstance(vit, ViT):
+        return None
+
+    def look(params: PyTree, inner: PyTree, image: Array) -> tuple[Array, Array, Array]:
+        seen = experiment.prepare(image)
+        maps = attention_maps(vit, params, inner, seen)
+        return seen, maps, keep_mass(jnp.mean(maps, axis=1), MASS)
+
+    rows = np.linspace(0, len(source) - 1, min(LOOKED_AT, len(source))).astype(int)
+    run = jax.jit(look, out_shardings=replicated(experiment.mesh))
+    seen, maps, kept = run(network.params, network.state, source[rows]["image"])
+    return {
+        "image": as_bytes(experiment, seen),
+        "maps": np.asarray(maps, np.float64),
+        "kept": np.asarray(kept),
+        "mass": MASS,
+        "query": vit.pool,
+        "block": vit.depth,
+    }
+
+
+def words(experiment: Experiment, state: TrainState, source: data.Source) -> list[dict[str, Any]] | None:
+    """Some visual words and where they are seen best, as `report.write` takes them; None for methods without."""
+    if experiment.method.words is None:
+        return None
+    sample = _sample(source, READ, 2)
+    mesh, prepare = experiment.mesh, experiment.prepare
+    shown = []
+    for name, assigned in assign_words(experiment.method, state, sample, prepare=prepare, mesh=mesh).items():
+        found = word_gallery(assigned, words=WORDS, places=PLACES)
+        if found is None:
+            continue
+        images = prepare(jnp.asarray(sample[np.maximum(found.image, 0).reshape(-1)]["image"]))
+        shown.append(
+            {
+                "name": name,
+                "size": assigned.size,
+                "images": len(sample),
+                "grid": assigned.word.shape[1:],
+                "picture": as_bytes(experiment, images).reshape(*found.image.shape, *images.shape[1:]),
+                **{field: getattr(found, field) for field in ("word", "frequency", "rank", "row", "column")},
+                **{field: getattr(found, field) for field in ("used", "perplexity")},
+            }
+        )
+    return shown
 
 
 def write_report(directory: str | pathlib.Path, *, encoder: str = "student", step: int | None = None) -> pathlib.Path:
@@ -115,6 +171,8 @@ def write_report(directory: str | pathlib.Path, *, encoder: str = "student", ste
     parts: dict[str, Any] = {  # made by all processes of a run that has several, and written by the first
         "views": views(experiment),
         "pictures": pictures(experiment, state),
+        "attention": attention(experiment, state, test, encoder=encoder),
+        "words": words(experiment, state, test),
         "neighbours": neighbours(experiment, state, test, encoder=encoder),
         "embedding_map": embedding_map(experiment, state, test, encoder=encoder) if len(test) >= 10 else None,
     }

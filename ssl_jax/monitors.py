@@ -46,6 +46,30 @@ def collapse(embedding: Float[Array, "n d"]) -> dict[str, Array]:
     return {"embedding_std": std, "effective_rank": exponential_entropy(share)}
 
 
+def queue(memory: PyTree, *, batch_size: int, steps: int) -> dict[str, float]:
+    """How full a method's queue is, and how old; nothing for methods without one.
+
+    Args:
+      memory: `Carry.memory`; a queue is what stands beside a "pointer" with an axis of entries and others (`enqueue`).
+      batch_size: entries that each step adds. If the pointer stands elsewhere, the method adds another number, which
+        isn't known here, and there is nothing to tell.
+      steps: updates that were applied.
+
+    Returns:
+      `queue_filled`: share of the queue that comes from images, 0..1; the rest is as it was initialised.
+      `queue_age`: steps ago that its oldest entry was made, by the next step's reckoning: 1 is the step before.
+    """
+    if not isinstance(memory, dict) or "pointer" not in memory:
+        return {}
+    sizes = {len(x) for x in jax.tree.leaves(memory) if x.ndim > 1}
+    if len(sizes) != 1 or int(memory["pointer"]) != steps * batch_size % (size := sizes.pop()):
+        return {}
+    return {
+        "queue_filled": min(steps * batch_size / size, 1.0),
+        "queue_age": float(min(steps, -(-size // batch_size))),
+    }
+
+
 class Probe(struct.PyTreeNode):
     """An online linear classifier: weights, running moments of the features, optimizer state, smoothed accuracy."""
 

@@ -310,6 +310,8 @@ def _loop(experiment, state, watch, checkpoints, position, writer, counted, dama
                 logged["data_wait"] = round(waiting.take() / elapsed, 5)
                 if "embedding" in metrics:
                     logged |= {name: float(value) for name, value in monitors.collapse(metrics["embedding"]).items()}
+                applied = step - counted.total
+                logged |= monitors.queue(state.carry.memory, batch_size=config.batch_size, steps=applied)
                 logged |= watch.report(state, step, last=last)
                 writer.write(step, logged, digest=digest(state))
                 collapsed = alarm.see(step, logged)

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax.monitors import collapse, init_probe, update_probe
+from ssl_jax.memory import enqueue
+from ssl_jax.monitors import collapse, init_probe, queue, update_probe
 
 
 def measure(embedding):
@@ -92,3 +93,25 @@ def test_the_probe_keeps_tree_shapes_and_dtypes():
     describe = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)  # noqa: E731
     assert describe(probe) == describe(after)
     assert after.count == 1
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7, 10, 25])
+def test_queue_is_as_old_and_as_full_as_its_entries_say(batch):
+    """Entries that hold the step that wrote them, against what is told of the queue."""
+    entries, pointer = jnp.full((10, 1), -1.0), jnp.zeros((), jnp.int32)
+    for step in range(13):
+        memory = {"queue": {"level": entries}, "pointer": pointer, "distance": jnp.zeros(3)}
+        written = np.asarray(entries)[np.asarray(entries) >= 0]
+        told = queue(memory, batch_size=batch, steps=step)
+        assert told == {
+            "queue_filled": pytest.approx(len(written) / 10),
+            "queue_age": step - written.min() if step else 0,
+        }
+        entries, pointer = enqueue(entries, pointer, jnp.full((batch, 1), float(step)))
+
+
+def test_nothing_is_told_of_what_is_no_queue_or_fills_in_another_way():
+    assert queue(None, batch_size=4, steps=1) == queue({"center": jnp.zeros(3)}, batch_size=4, steps=1) == {}
+    memory = {"queue": jnp.zeros((10, 2)), "pointer": jnp.asarray(8, jnp.int32)}  # two a picture
+    assert queue(memory, batch_size=4, steps=1) == {}
+    assert queue(memory, batch_size=8, steps=1) == {"queue_filled": 0.8, "queue_age": 1.0}

@@ -1,6 +1,7 @@
 """Evaluation: of frozen features, as functions of arrays, and by training an encoder further; none knows a method."""
 
 from ssl_jax.data import rows_named
+from ssl_jax.evaluation.attention import attention_maps, attention_weights, keep_mass
 from ssl_jax.evaluation.augmented import linear_probe_augmented
 from ssl_jax.evaluation.box_scores import coco_ap, voc_ap
 from ssl_jax.evaluation.curve import label_curve, labels_for, labels_saved
@@ -46,15 +47,21 @@ from ssl_jax.evaluation.semi import from_scratch, semi_supervised
 from ssl_jax.evaluation.svm import linear_svm, low_shot_svm
 from ssl_jax.evaluation.transfer import transfer
 from ssl_jax.evaluation.tuning import FINE_TUNING, FineTuning
+from ssl_jax.evaluation.words import Assigned, Gallery, assign_words, word_gallery
 
 __all__ = [
     "FINE_TUNING",
     "PROBES",
+    "Assigned",
     "Fcos",
     "FineTuned",
     "FineTuning",
+    "Gallery",
     "Recipe",
     "alignment",
+    "assign_words",
+    "attention_maps",
+    "attention_weights",
     "average_precision",
     "classify",
     "coco_ap",
@@ -77,6 +84,7 @@ __all__ = [
     "fit_linear",
     "from_scratch",
     "image_targets",
+    "keep_mass",
     "knn_accuracy",
     "knn_predict",
     "knn_segmentation",
@@ -108,4 +116,5 @@ __all__ = [
     "truth_of",
     "uniformity",
     "voc_ap",
+    "word_gallery",
 ]

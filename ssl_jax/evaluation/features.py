@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float
 
 from ssl_jax import data
@@ -38,8 +38,12 @@ def _encoder(method: Method, prepare: Callable, layers: tuple[str | None, ...], 
         pooled, maps = method.encode(params, carry, prepare(image))
         return [select(pooled, maps, layer) for layer in layers]
 
-    # A process can read the rows of its own devices only, unless each device has all.
-    return jax.jit(run, out_shardings=replicated(mesh) if jax.process_count() > 1 else by_example(mesh))
+    return jax.jit(run, out_shardings=readable(mesh))
+
+
+def readable(mesh: Mesh) -> NamedSharding:
+    """Where results for each example go: a process can read its own devices' rows only, unless each device has all."""
+    return replicated(mesh) if jax.process_count() > 1 else by_example(mesh)
 
 
 def select(pooled: jax.Array, maps: dict[str, jax.Array], layer: str | None) -> Float[Array, "b d"]:
@@ -85,15 +89,24 @@ def _embed(method, state, source, *, prepare, encoder, layers, batch_size, mesh)
     if encoder not in ("student", "teacher"):
         raise UserError(f"The encoder to use is 'student' or 'teacher', not {encoder!r}.")
     mesh = mesh or data_mesh()
-    batch_size = -(-batch_size // mesh.size) * mesh.size
     params, carry = state.params, state.carry
     if encoder == "teacher":
         params, carry = teacher_of(params, carry)
     run = _encoder(method, prepare, layers, mesh)
+    return each_image(lambda image: run(params, carry, image), source, batch_size=batch_size, mesh=mesh)
+
+
+def each_image(
+    run: Callable[[jax.Array], Sequence[jax.Array]], source: data.Source, *, batch_size: int, mesh: Mesh
+) -> list[np.ndarray]:
+    """What a compiled function gives for all images of a source, `uint8 [b h w c] -> arrays [b ...]`, in its order.
+
+    Its results are placed as `readable` says; `batch_size` is rounded up to a multiple of the devices.
+    """
+    batch_size = -(-batch_size // mesh.size) * mesh.size
     rows, share = [], {"process_index": jax.process_index(), "process_count": jax.process_count()}
     for batch in data.epoch(source, batch_size=batch_size, **share):
-        features = run(params, carry, put(batch["image"], mesh))
-        rows.append([np.asarray(x) for x in features])
+        rows.append([np.asarray(x) for x in run(put(batch["image"], mesh))])
     return [np.concatenate(column)[: len(source)] for column in zip(*rows, strict=True)]  # the last batch is filled up
 
 

@@ -173,6 +173,15 @@ def bownet(
         }
         return params, fresh.replace(teacher=teacher, memory=memory)
 
+    def nearness(params, carry, image):
+        teacher, memory = carry.teacher, carry.memory
+        _, maps, _ = functional.encode(
+            encoder, teacher["params"]["encoder"], teacher["model_state"]["encoder"], image, train=False
+        )
+        [(name, x)] = list(maps_of(maps, 2 if level is None else (level,)).items())[:1]
+        found = -clustering.squared_distances(x, memory["words"])
+        return {name: jnp.where(memory["round"] > 0, found, -jnp.inf)}  # the first round has no words
+
     return Method(
         name="bownet",
         init=init,
@@ -180,6 +189,7 @@ def bownet(
         encode=functional.encode_with(encoder),
         refresh=refresh,
         warn=_warn(words),
+        words=nearness,
     )
 
 

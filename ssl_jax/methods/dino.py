@@ -140,6 +140,12 @@ def dino(
         teacher = ema(carry.teacher["params"], params, value_at(momentum, step))
         return carry.replace(teacher={**carry.teacher, "params": teacher})
 
+    def nearness(params, carry, image):
+        teacher, state = carry.teacher["params"], carry.teacher["model_state"]
+        pooled, _, _ = functional.encode(calm, teacher["encoder"], state["encoder"], image, train=False)
+        (scores, _), _ = functional.apply(head, teacher["head"], state["head"], pooled, train=False)
+        return {"prototypes": (scores - carry.memory["center"][None])[:, None, None]}
+
     return Method(
         name="dino",
         init=init,
@@ -147,4 +153,5 @@ def dino(
         encode=functional.encode_with(encoder),
         update=update,
         warn=collapse.prototypes(prototypes),
+        words=nearness,
     )

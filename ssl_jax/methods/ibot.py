@@ -222,6 +222,12 @@ def ibot(
         average = ema(carry.teacher["params"], params, value_at(momentum, step))
         return carry.replace(teacher={**carry.teacher, "params": average})
 
+    def nearness(params, carry, image):
+        teacher = carry.teacher["params"]
+        _, maps, _ = functional.encode(calm, teacher["encoder"], {}, image, train=False)
+        found = score(teacher[patch_head], maps["grid"])
+        return {"patches": found - carry.memory["patch_center"][None, None, None]}
+
     return Method(
         name="ibot",
         init=init,
@@ -229,4 +235,5 @@ def ibot(
         encode=functional.encode_with(student),
         update=update,
         warn=collapse.prototypes(prototypes),
+        words=nearness,
     )

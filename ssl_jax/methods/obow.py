@@ -176,6 +176,18 @@ def obow(
         tau, average = value_at(momentum, step + 1), carry.teacher["params"]
         return carry.replace(teacher={**carry.teacher, "params": ema(average, {"encoder": params["encoder"]}, tau)})
 
+    def nearness(params, carry, image):
+        teacher = carry.teacher
+        _, maps, _ = functional.encode(
+            encoder, teacher["params"]["encoder"], teacher["model_state"]["encoder"], image, train=False
+        )
+        found = {}
+        for level, x in maps_of(maps, levels).items():
+            inner = -clustering.squared_distances(clustering.drop_border(x, border), carry.memory["words"][level])
+            outside = [((n - m) // 2,) * 2 for n, m in zip(x.shape[1:3], inner.shape[1:3], strict=True)]
+            found[level] = jnp.pad(inner, ((0, 0), *outside, (0, 0)), constant_values=-jnp.inf)
+        return found
+
     return Method(
         name="obow",
         init=init,
@@ -183,6 +195,7 @@ def obow(
         encode=functional.encode_with(encoder),
         update=update,
         warn=collapse.same_words,
+        words=nearness,
     )
 
 

@@ -136,10 +136,17 @@ def swav(
         metrics = {**losses.usage(codes, lax.stop_gradient(value)), "embedding": embedding[:, 0]}
         return value, (carry, {**metrics, "features": pooled[:, 0]})
 
+    def nearness(params, carry, image):
+        state = carry.model_state
+        pooled, _, _ = functional.encode(encoder, params["encoder"], state["encoder"], image, train=False)
+        projection, _ = functional.apply(projector, params["projector"], state["projector"], pooled, train=False)
+        return {"prototypes": score(params, losses.l2_normalize(projection))[:, None, None]}
+
     return Method(
         name="swav",
         init=init,
         loss=loss,
         encode=functional.encode_with(encoder),
         warn=collapse.any_of(collapse.stuck_at_chance(prototypes), collapse.prototypes(prototypes)),
+        words=nearness,
     )

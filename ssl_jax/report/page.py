@@ -15,7 +15,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ssl_jax.core import UserError
+from ssl_jax.report import attention as looks
 from ssl_jax.report import embedding, formats, images, plots, results
+from ssl_jax.report import words as vocabulary
 
 MAX_VIEWS, MAX_QUERIES, MAX_NEIGHBOURS, MAX_PICTURES = 8, 10, 8, 8
 
@@ -31,6 +33,8 @@ def write(
     neighbours: dict[str, Any] | None = None,
     embedding_map: dict[str, Any] | None = None,
     pictures: dict[str, UInt8[np.ndarray, "_ _ _ _"]] | None = None,
+    attention: dict[str, Any] | None = None,
+    words: list[dict[str, Any]] | None = None,
 ) -> pathlib.Path:
     """Write the report of a run as one HTML file that loads nothing from anywhere; return its path.
 
@@ -47,6 +51,8 @@ def write(
         and `query_label`, `neighbour_label`: lists of class names in the same shape, or None.
       embedding_map: see `embedding.layout`.
       pictures: what the method makes, by name, `[n h w c]`, values 0..255: as many of one size under every name.
+      attention: see `attention.rows`; besides, `block` (its number) and `query`: "cls", or "gap" for a mean of patches.
+      words: see `words.vocabularies`.
 
     Raises:
       UserError: when the arrays of one section do not fit together.
@@ -73,10 +79,15 @@ def write(
         views=_views(views),
         pictures=_pictures(pictures),
         neighbours=_neighbours(neighbours),
+        attention=looks.rows(attention),
+        block=(attention or {}).get("block"),
+        query=(attention or {}).get("query"),
+        vocabularies=vocabulary.vocabularies(words),
         coarse={
             "views": _coarse(views),
             "pictures": _coarse(next(iter((pictures or {}).values()), None)),
             "neighbours": _coarse((neighbours or {}).get("query")),
+            "attention": _coarse((attention or {}).get("image")),
         },
         map=embedding.layout(embedding_map) if embedding_map else None,
     )
@@ -130,6 +141,7 @@ def facts(
         "Time": formats.duration(_elapsed(seconds)) if seconds else "",
         "Images per second": formats.number(float(np.median(speeds)), 3) if speeds else "",
         "Devices": _devices(run.get("devices")) if run.get("devices") else "",
+        "Queue": _queue(metrics),
     }
     return [(name, text) for name, text in found.items() if text]
 
@@ -165,6 +177,16 @@ def warnings(
     if formats.is_number(at) and last is not None and at != last:
         found.append(f"The evaluation is of step {at:,}, the curves go on to step {last:,}.")
     return found
+
+
+def _queue(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """How full and how old a queue of features is at the last step that tells, or ""."""
+    told = [line for line in metrics if formats.is_number(line.get("queue_age"))]
+    if not told or not formats.is_number(told[-1].get("queue_filled")):
+        return ""
+    age, filled = round(told[-1]["queue_age"]), told[-1]["queue_filled"]
+    oldest = f"the oldest entry is {age:,} step{'' if age == 1 else 's'} old"
+    return f"full; {oldest}" if filled >= 1 else f"{formats.percent(filled)} filled, the rest as it began; {oldest}"
 
 
 def _elapsed(seconds: Sequence[float]) -> float:

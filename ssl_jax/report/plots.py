@@ -18,6 +18,7 @@ WIDTH, HEIGHT = 340, 170
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 318.0, 10.0, 146.0
 POINTS = 300  # more are thinned to half as many buckets: a mean line over a band from least to greatest
 MAX_PANELS = 16
+NOT_DRAWN = ("step", "time", "queue_filled", "queue_age")  # the latter are told among the facts
 
 # Key in the metrics file -> title, what to look for, and whether it is a fraction. Other keys follow under their names.
 KNOWN = {
@@ -26,6 +27,11 @@ KNOWN = {
     "probe_accuracy": ("Online probe accuracy", "A linear classifier on the frozen features, trained alongside.", True),
     "embedding_std": ("Embedding spread", "1 when embeddings point everywhere alike, 0 when all are the same.", False),
     "effective_rank": ("Effective rank", "How many directions the embeddings use; 1 is collapse.", False),
+    "target_entropy": ("Entropy of the targets", "In nats; ln(prototypes) if the targets say nothing.", False),
+    "target_kl": ("Left to learn", "Divergence of the predictions from the targets; 0 in a collapse.", False),
+    "prototypes_used": ("Prototypes used", "How many a batch falls on, by perplexity; 1 is collapse.", False),
+    "words_image": ("Words of an image", "How many visual words an image holds, by perplexity.", False),
+    "words_batch": ("Words of a batch", "If hardly more than one image's, all images look alike.", False),
     "grad_norm": ("Gradient norm", "", False),
     "learning_rate": ("Learning rate", "", False),
     "images_per_second": ("Images per second", "", False),
@@ -86,15 +92,22 @@ def series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, 
 
 def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Curve]:
     """One panel per number in the metrics, those of `KNOWN` first; at most `MAX_PANELS`."""
-    keys = dict.fromkeys(key for line in metrics for key in line if key not in ("step", "time"))
-    order = [key for key in KNOWN if key in keys] + sorted(key for key in keys if key not in KNOWN)
+    keys = dict.fromkeys(key for line in metrics for key in line if key not in NOT_DRAWN)
+    order = [key for known in KNOWN for key in sorted(keys) if known_as(key) == known]
+    order += sorted(key for key in keys if known_as(key) not in KNOWN)
     panels = [curve(key, *series(metrics, key)) for key in order if len(series(metrics, key)[0])]
     return panels[:MAX_PANELS]
 
 
+def known_as(key: str) -> str:
+    """The key under which `KNOWN` has it; that of one vocabulary ends with its name, words_image_stage4."""
+    return next((name for name in ("words_image", "words_batch") if key.startswith(f"{name}_")), key)
+
+
 def curve(key: str, steps: Float[np.ndarray, " n"], values: Float[np.ndarray, " n"]) -> Curve:
     """The panel of one key: `n` >= 1 values at increasing steps; any of them may be NaN or infinite."""
-    title, hint, fraction = KNOWN.get(key, (key.replace("_", " ").capitalize(), "", False))
+    title, hint, fraction = KNOWN.get(known_as(key), (key.replace("_", " ").capitalize(), "", False))
+    title += f", {key.removeprefix(known_as(key) + '_')}" if known_as(key) != key else ""
     text: Callable[[Any], str] = formats.percent if fraction else formats.number
     finite = np.isfinite(values)
     missing = int((~finite).sum())

@@ -54,6 +54,31 @@ def everything(text: str = "plain") -> dict:
             "method": text,
         },
         "pictures": {"input": images(9, 8, 8, 1), text: images(9, 8, 8, 1)},
+        "attention": {
+            "image": images(2, 8, 8, 1),
+            "maps": np.random.default_rng(0).random((2, 3, 4, 4)),
+            "kept": np.random.default_rng(0).random((2, 4, 4)) > 0.5,
+            "mass": 0.6,
+            "query": text,
+            "block": text,
+        },
+        "words": [
+            {
+                "name": text,
+                "size": 2000,
+                "used": 2,
+                "perplexity": 1.5,
+                "images": 1000,
+                "grid": grid,
+                "word": np.array([7, 1999]),
+                "frequency": np.array([0.75, 0.25]),
+                "rank": np.array([1, 2]),
+                "picture": images(2, 3, 8, 8, 1),
+                "row": np.array([[0, 0, 0], [0, -1, -1]]),
+                "column": np.array([[0, grid[1] - 1, 0], [0, -1, -1]]),
+            }
+            for grid in ((4, 4), (1, 1))
+        ],
     }
 
 
@@ -138,7 +163,9 @@ def test_shows_the_figures(tmp_path):
     assert "another class" in text
 
 
-@pytest.mark.parametrize("missing", ["evaluation", "views", "neighbours", "embedding_map", "pictures"])
+@pytest.mark.parametrize(
+    "missing", ["evaluation", "views", "neighbours", "embedding_map", "pictures", "attention", "words"]
+)
 def test_any_section_may_be_missing(tmp_path, missing):
     inputs = everything()
     inputs[missing] = None
@@ -146,6 +173,8 @@ def test_any_section_may_be_missing(tmp_path, missing):
     Elements(text)
     assert ("Not evaluated yet" in text) == (missing == "evaluation")
     assert ('id="map"' in text) == (missing != "embedding_map")
+    assert ('id="attention"' in text) == ('href="#attention"' in text) == (missing != "attention")
+    assert ('id="words"' in text) == ('href="#words"' in text) == (missing != "words")
     assert ('id="pictures"' in text) == ("What it makes" in text) == (missing != "pictures")
     assert ("pulls views of one image together" in text) == (missing == "pictures")
     assert ("<script>" in text) == (missing != "embedding_map")
@@ -237,14 +266,16 @@ def test_same_input_gives_the_same_bytes_and_leaves_nothing_behind(tmp_path):
         ("embedding_map", "label", np.zeros(3, int)),
         ("neighbours", "similarity", np.ones((2, 3))),
         ("pictures", "other", images(9, 7, 8, 1)),
+        ("attention", "kept", np.ones((2, 4, 5), bool)),
+        ("words", "row", np.zeros((2, 4), int)),
     ],
 )
 def test_parts_that_do_not_fit_are_named(tmp_path, section, key, value):
     inputs = everything()
-    inputs[section][key] = value
-    with pytest.raises(
-        UserError, match=r"60 points but 3 entries in 'label'|2 queries, .* shape \(2, 3\)|other \(9, 7"
-    ):
+    part = inputs[section][0] if section == "words" else inputs[section]
+    part[key] = value
+    first = r"60 points but 3 entries in 'label'|2 queries, .* shape \(2, 3\)|other \(9, 7"
+    with pytest.raises(UserError, match=first + r"|kept .* \(2, 4, 5\)|rows .* \(2, 4\)"):
         render(tmp_path, **inputs)
 
 
@@ -271,3 +302,28 @@ def test_facts_of_the_record_that_training_writes():
         "Time": "1 min 30 s",
         "Devices": "8 x TPU v4",
     }
+
+
+def test_a_queue_is_told_among_the_facts():
+    lines = [{"step": 1, "queue_filled": 0.25, "queue_age": 1.0}, {"step": 2, "queue_filled": 0.5, "queue_age": 2.0}]
+    assert dict(page.facts({}, lines[:1], None))["Queue"] == (
+        "25.0% filled, the rest as it began; the oldest entry is 1 step old"
+    )
+    assert dict(page.facts({}, lines, None))["Queue"].endswith("2 steps old")
+    full = [*lines, {"step": 3, "queue_filled": 1.0, "queue_age": 1500.0}]
+    assert dict(page.facts({}, full, None))["Queue"] == "full; the oldest entry is 1,500 steps old"
+    assert "Queue" not in dict(page.facts({}, [{"step": 1, "queue_age": None}], None))
+
+
+def test_words_show_patches_with_their_place_and_prototypes_whole_images(tmp_path):
+    text = render(tmp_path, **everything())
+    section = re.search(r'<section id="words">.*?</section>', text, re.S)[0]
+    alts = [a["alt"] for tag, a in Elements(section).found if tag == "img"]
+    patches = ["Patch 1 of word 7", "Patch 2 of word 7", "Patch 3 of word 7", "Patch 1 of word 1999"]
+    assert [alt for alt in alts if alt.startswith("Patch")] == patches
+    assert sum(alt.startswith("The image of patch") for alt in alts) == 4
+    assert [alt for alt in alts if "prototype" in alt][-1] == "Image 1 of prototype 1999"
+    assert len(alts) == 12
+    assert section.count('class="frame"') == 4
+    assert "left: 75.00%; top: 0.00%; width: 25.00%; height: 25.00%" in section
+    assert "2 of 2,000 prototypes occur in 1,000 images" in section
