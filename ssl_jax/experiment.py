@@ -216,7 +216,7 @@ def build_method(
         arguments |= teacher.arguments(encoder_dtype(config))
     encoder = build_encoder(config)
     method = call(factory, f"method {config.method}", encoder, **arguments)
-    if config.weights:
+    if config.weights and not config.lengthen:  # a lengthened run begins with the state of the shorter one
         begun = directory is not None and workdir.has_begun(pathlib.Path(directory))
         path = kept_file(config.weights, pathlib.Path(directory)) if begun and directory else config.weights
         method = warm_start(method, encoder, path, teacher=teacher is None)

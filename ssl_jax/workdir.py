@@ -46,6 +46,7 @@ LATER = {
     "max_collapsed": 0,
     "max_skipped_steps": 10,
     "weights": None,
+    "lengthen": None,
     "host_crop": "no",
     "decoder": "auto",
     "max_damaged": 1.0,
@@ -114,6 +115,15 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{f}: {a.get(f, 'not set')} -> {b.get(f, 'not set')}" for f in fields]
 
 
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two runs' records and matters to the training: fields of the config, and the images."""
+    changed = differences(before["config"], now["config"])
+    if before["data"]["fingerprint"] != now["data"]["fingerprint"]:
+        old, new = before["data"]["train"], now["data"]["train"]
+        changed.append("data: not the images that the run began with" if old == new else f"data: {old} -> {new}")
+    return changed
+
+
 @functools.cache
 def _git_commit() -> str | None:
     """Commit of the checkout that this package runs from; None if it is an installed copy."""
@@ -176,12 +186,7 @@ def open_workdir(workdir: pathlib.Path, record: dict[str, Any]) -> bool:
     if not (workdir / "run.json").exists() or not has_begun(workdir):
         write_json(workdir / "run.json", record)
         return False
-    before = read_run(workdir)
-    changed = differences(before["config"], record["config"])
-    if before["data"]["fingerprint"] != record["data"]["fingerprint"]:
-        old, new = before["data"]["train"], record["data"]["train"]
-        changed.append("data: not the images that the run began with" if old == new else f"data: {old} -> {new}")
-    if changed:
+    if changed := changes(read_run(workdir), record):
         raise UserError(
             f"{workdir} holds a run with another config ({'; '.join(changed)}). Use another --workdir, or the first "
             "config to go on with that run."

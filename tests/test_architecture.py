@@ -69,6 +69,7 @@ FLOORS = [
         "flag_help",
         "gallery",
         "host_flags",
+        "lengthen",
         "outline",
         "plan",
         "plan_flags",
