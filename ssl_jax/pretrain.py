@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from ssl_jax import (
     collapse,
     data,
+    few_images,
     hosts,
     lengthen,
     lock,
@@ -140,6 +141,8 @@ def _pretrain(
     agreed = {"data": inputs.fingerprint, "read as": repr(inputs)}
     hosts.agree(agreed, "All hosts must read the same images, in the same way.")
     known = hosts.on_first(lambda: claim(directory, record, steps=experiment.steps))
+    if not known and (found := few_images.advice(config, len(source))):
+        announce(f"Note: {few_images.sentence(found, len(source))}")
     lengthened = hosts.on_first(lambda: workdir.read_run(directory).get("lengthened"))
     if experiment.teacher is not None:
         teachers.keep(experiment.teacher, directory)

@@ -1,4 +1,4 @@
-"""A finished run made longer in another workdir: what it begins with, what records say, and that a kill costs no bit."""
+"""A finished run made longer in another workdir: what it begins with, what is recorded, and what kills cost."""
 
 import itertools
 import json
