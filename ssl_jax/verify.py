@@ -79,7 +79,7 @@ def verify(
 
 def reasons_to_differ(before: dict, now: dict, *, last: int) -> list[str]:
     """What of a run's record is not as it is now, or changed within the run up to step `last`."""
-    names = ("versions", "devices", "data", "processes", "placement", "xla_flags", "git")
+    names = ("versions", "devices", "data", "processes", "placement", "xla_flags", "encoder_file", "git")
     reasons = [f"{name.replace('_', ' ')}: {text}" for name in names for text in _changes(before, now, name)]
     for change in before.get("continued", []):
         if change["step"] < last:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ssl_jax import hosts
+from ssl_jax import hosts, own_encoder
 from ssl_jax.core import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -150,6 +150,7 @@ def environment(config: ConfigDict) -> dict[str, Any]:
     flags = os.environ.get("XLA_FLAGS", "")
     devices = f"{jax.local_device_count()} {jax.local_devices()[0].device_kind}"
     here = {"devices": devices, "XLA_FLAGS": flags, "commit": _git_commit(), **versions()}
+    here["encoder's file"] = (own_encoder.origin(config.encoder) or {}).get("digest")
     return {**_flat(plain(config), "config."), **here}
 
 
@@ -165,6 +166,7 @@ def describe_run(config: ConfigDict, *, command: list[str], source_name: str, fi
         "placement": {name: plain(config[name]) for name in PLACEMENT},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "data": {"train": source_name, "fingerprint": fingerprint},
+        "encoder_file": own_encoder.origin(config.encoder),
         "git": _git_commit(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -194,7 +196,7 @@ def open_workdir(workdir: pathlib.Path, record: dict[str, Any]) -> bool:
     return True
 
 
-ENVIRONMENT = ("versions", "devices", "processes", "placement", "xla_flags", "git", "command")
+ENVIRONMENT = ("versions", "devices", "processes", "placement", "xla_flags", "encoder_file", "git", "command")
 
 
 def note_environment(workdir: pathlib.Path, record: dict[str, Any], *, step: int) -> None:

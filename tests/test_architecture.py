@@ -169,6 +169,7 @@ def test_configs_become_keyword_arguments_at_the_top():
         "plan_step",
         "pretrain",
         "evaluate",
+        "few_images",
         "teachers",
     }
 
