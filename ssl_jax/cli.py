@@ -83,6 +83,8 @@ def _own_encoder(values: flags.FlagValues, argv: Sequence[str] = ()) -> contextl
 
     if argv:
         return own_encoder.known(config_path(argv), _flag(values, "config").encoder)
+    if not _flag(values, "config"):
+        return contextlib.nullcontext()
     encoder = workdir.read_run(pathlib.Path(_flag(values, "workdir")))["config"]["encoder"]
     return own_encoder.known(_flag(values, "config"), encoder)
 
