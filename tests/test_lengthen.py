@@ -165,12 +165,10 @@ def test_runs_without_an_end_to_go_on_from(short, tmp_path):
         lengthen.take(record, tmp_path, steps=15)
 
 
-def test_another_rate_from_there_on(short, longer, tmp_path):
-    """A constant tail; and a lengthened run can be lengthened once more."""
-    fields = {"schedule": "constant", "learning_rate": 1e-4, "probe": False, "log_every": 1}
-    pretrain(tmp_path / "a", steps=10, lengthen=str(short), **fields)
-    assert [row["learning_rate"] for row in workdir.read_metrics(tmp_path / "a")] == pytest.approx([1e-4])
+def test_another_rate_from_there_on_and_once_more(longer, tmp_path):
     record = workdir.read_run(longer[0])
-    record["config"] |= {"steps": 20, "lengthen": str(longer[0])}
+    record["config"] |= {"steps": 20, "lengthen": str(longer[0]), "schedule": "constant", "learning_rate": 1e-4}
     taken = lengthen.take(record, tmp_path, steps=20)
     assert (taken["step"], taken["run"]["lengthened"]["step"]) == (15, 9)
+    assert taken["learning_rate"] == workdir.read_metrics(longer[0])[-1]["learning_rate"]
+    assert [path.name for path in (tmp_path / lengthen.FOLDER).iterdir()] == ["15"]
