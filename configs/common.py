@@ -8,9 +8,10 @@ def base(method: str) -> ConfigDict:
     c = ConfigDict()
     c.method = method  # `ssl-jax methods` lists them
     c.method_args = ConfigDict()  # keyword arguments of the method's factory
-    c.encoder = "resnet50"  # a name of ssl_jax.nets
+    c.encoder = "resnet50"  # a name of ssl_jax.nets, or in the config's own file (docs/howto.md)
     c.encoder_args = ConfigDict()  # fields of the encoder's module
     c.weights = config_dict.placeholder(str)  # a file that the encoder begins with (docs/howto.md)
+    c.lengthen = config_dict.placeholder(str)  # workdir of a shorter run to go on from (docs/howto.md)
     c.dtype = "float32"  # of the encoder's arithmetic: float32 or bfloat16
 
     c.data = "tfds:imagenet2012"  # folder:PATH, tar:PATTERN, tfds:NAME, ... (docs/data.md)

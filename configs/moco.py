@@ -23,6 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.epochs = 200.0
     c.optimizer_args = ConfigDict({"weight_decay": 1e-4, "momentum": 0.9})
     c.learning_rate = 0.03
+    c.learning_rate_scaling = "linear"  # as the authors advise for fewer GPUs
     if v1:
         c.schedule = "drops"
         c.drop_epochs = (120, 160)

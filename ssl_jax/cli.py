@@ -1,6 +1,7 @@
 """The command line `ssl-jax`: absl flags, and configs of ml_collections that become keyword arguments from here on."""
 
 import ast
+import contextlib
 import difflib
 import functools
 import importlib.metadata
@@ -14,7 +15,7 @@ from typing import Any
 from absl import flags
 
 from ssl_jax import flag_help, host_flags
-from ssl_jax.config_flag import check_tuples, config_error, config_names, define_config
+from ssl_jax.config_flag import check_tuples, config_error, config_names, config_path, define_config
 from ssl_jax.core import UserError
 from ssl_jax.progress import log_shown
 from ssl_jax.runtime import DETERMINISTIC, deterministic, settings
@@ -87,6 +88,24 @@ def _flag(values: flags.FlagValues, name: str) -> Any:
     return values[name].value
 
 
+def _own_encoder(values: flags.FlagValues, argv: Sequence[str] = ()) -> contextlib.AbstractContextManager[None]:
+    """Know the encoder in the config's file: of the config itself, or of the run in --workdir."""
+    from ssl_jax import own_encoder, workdir
+
+    if argv:
+        return own_encoder.known(config_path(argv), _flag(values, "config").encoder)
+    if not _flag(values, "config"):
+        return contextlib.nullcontext()
+    encoder = workdir.read_run(pathlib.Path(_flag(values, "workdir")))["config"]["encoder"]
+    return own_encoder.known(_flag(values, "config"), encoder)
+
+
+def _define_workdir(values: flags.FlagValues, about: str = "Directory of the run.") -> None:
+    """The flags of all commands that read a run."""
+    flags.DEFINE_string("workdir", None, about, flag_values=values)
+    flags.DEFINE_string("config", None, "Config file of the run, if its encoder is in there.", flag_values=values)
+
+
 def _pretrain(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     argv, default = define_config(values, argv)
@@ -99,7 +118,7 @@ def _pretrain(argv: Sequence[str]) -> None:
     check_tuples(_flag(values, "config"), default)
     if _flag(values, "deterministic"):
         deterministic()
-    with host_flags.join(values):
+    with host_flags.join(values), _own_encoder(values, argv):
         _pretrain_here(values)
 
 
@@ -123,7 +142,7 @@ def _pretrain_here(values: flags.FlagValues) -> None:
 
 def _evaluate(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
+    _define_workdir(values)
     flags.DEFINE_list("protocol", ["knn", "linear"], "Protocols; `help` lists them.", flag_values=values)
     flags.DEFINE_multi_string("set", [], "An option of a protocol: NAME.OPTION=VALUE.", flag_values=values)
     flags.DEFINE_string("encoder", "student", "student or teacher.", flag_values=values)
@@ -151,20 +170,21 @@ def _evaluate(argv: Sequence[str]) -> None:
         known = PROTOCOLS[name].options if name in PROTOCOLS else {}
         given = {argument: value for argument, value in common.items() if value is not None and argument in known}
         options[name] = {**given, **options.get(name, {})}
-    record = evaluate(
-        flag("workdir"),
-        protocols=flag("protocol"),
-        options=options,
-        encoder=flag("encoder"),
-        step=flag("step"),
-        layers=flag("layer") or (None,),
-        seed=flag("seed"),
-        announce=say,
-    )
-    print(results.table(record))
-    say(f"Written to {pathlib.Path(flag('workdir')) / 'evaluation.json'}")
-    if flag("report"):
-        say(f"Report: {gallery.write_report(flag('workdir'), encoder=flag('encoder'), step=flag('step'))}")
+    with _own_encoder(values):
+        record = evaluate(
+            flag("workdir"),
+            protocols=flag("protocol"),
+            options=options,
+            encoder=flag("encoder"),
+            step=flag("step"),
+            layers=flag("layer") or (None,),
+            seed=flag("seed"),
+            announce=say,
+        )
+        print(results.table(record))
+        say(f"Written to {pathlib.Path(flag('workdir')) / 'evaluation.json'}")
+        if flag("report"):
+            say(f"Report: {gallery.write_report(flag('workdir'), encoder=flag('encoder'), step=flag('step'))}")
 
 
 def protocol_options(settings: Sequence[str], protocols: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -188,7 +208,7 @@ def protocol_options(settings: Sequence[str], protocols: Sequence[str]) -> dict[
 
 def _embed(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
+    _define_workdir(values)
     flags.DEFINE_string("data", None, "Images: folder:PATH, or any data name.", flag_values=values)
     flags.DEFINE_string("split", "train+test", "Split of the data; all of it by default.", flag_values=values)
     flags.DEFINE_string("out", None, "File to write, .npz.", flag_values=values)
@@ -202,15 +222,16 @@ def _embed(argv: Sequence[str]) -> None:
     flag = functools.partial(_flag, values)
     from ssl_jax.evaluate import embed_data
 
-    count, dim = embed_data(
-        flag("workdir"),
-        flag("data"),
-        flag("out"),
-        split=flag("split"),
-        encoder=flag("encoder"),
-        step=flag("step"),
-        layer=flag("layer"),
-    )
+    with _own_encoder(values):
+        count, dim = embed_data(
+            flag("workdir"),
+            flag("data"),
+            flag("out"),
+            split=flag("split"),
+            encoder=flag("encoder"),
+            step=flag("step"),
+            layer=flag("layer"),
+        )
     say(f"Wrote {count:,} features of {dim} numbers to {flag('out')} (arrays: features, and labels, names if known).")
 
 
@@ -218,28 +239,32 @@ def _export(argv: Sequence[str]) -> None:
     from ssl_jax import export
 
     values = flags.FlagValues()
+    _define_workdir(values, "Directory of the run, which is only read.")
     export.define(values)
     _parse(values, argv, "export")
     _required(values, "workdir", "out")
-    export.command(values, say)
+    with _own_encoder(values):
+        export.command(values, say)
 
 
 def _report(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "Directory of the run.", flag_values=values)
+    _define_workdir(values)
     flags.DEFINE_string("encoder", "student", "student or teacher.", flag_values=values)
     flags.DEFINE_integer("step", None, "Checkpoint; the newest by default.", flag_values=values)
     _parse(values, argv, "report")
     _required(values, "workdir")
     from ssl_jax import gallery
 
-    path = gallery.write_report(_flag(values, "workdir"), encoder=_flag(values, "encoder"), step=_flag(values, "step"))
+    with _own_encoder(values):
+        flag = functools.partial(_flag, values)
+        path = gallery.write_report(flag("workdir"), encoder=flag("encoder"), step=flag("step"))
     say(f"Report: {path}")
 
 
 def _verify(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "Directory of the run, which is only read.", flag_values=values)
+    _define_workdir(values, "Directory of the run, which is only read.")
     flags.DEFINE_integer("steps", None, "How many; up to the first digest by default.", flag_values=values)
     _parse(values, argv, "verify")
     _required(values, "workdir")
@@ -248,7 +273,8 @@ def _verify(argv: Sequence[str]) -> None:
     directory = pathlib.Path(_flag(values, "workdir"))
     if DETERMINISTIC[0] in workdir.read_run(directory).get("xla_flags", ""):
         deterministic()
-    verdict = verify.verify(directory, steps=_flag(values, "steps"), announce=say)
+    with _own_encoder(values):
+        verdict = verify.verify(directory, steps=_flag(values, "steps"), announce=say)
     print(verify.explanation(verdict))
     if verdict.differs is not None:
         raise SystemExit(1)
@@ -256,12 +282,13 @@ def _verify(argv: Sequence[str]) -> None:
 
 def _replay(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "Directory of the run, which is only read.", flag_values=values)
+    _define_workdir(values, "Directory of the run, which is only read.")
     _parse(values, argv, "replay")
     _required(values, "workdir")
     from ssl_jax.replay import replay
 
-    print(replay(_flag(values, "workdir")))
+    with _own_encoder(values):
+        print(replay(_flag(values, "workdir")))
 
 
 def _data(argv: Sequence[str]) -> None:
@@ -290,7 +317,8 @@ def _plan(argv: Sequence[str]) -> None:
     _parse(values, argv, "plan")
     _required(values, "config", "topology")
     check_tuples(_flag(values, "config"), default)
-    plan_flags.command(values, say)
+    with _own_encoder(values, argv):
+        plan_flags.command(values, say)
 
 
 def _methods(argv: Sequence[str]) -> None:

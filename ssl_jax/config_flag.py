@@ -74,17 +74,22 @@ def define_config(values: flags.FlagValues, argv: Sequence[str]) -> tuple[list[s
     return argv, check_fields(argv)
 
 
+def config_path(argv: Sequence[str]) -> str | None:
+    """The path, with its variant, in flags of which `define_config` has resolved the name."""
+    return next((arg.removeprefix("--config=") for arg in argv if arg.startswith("--config=")), None)
+
+
 def check_fields(argv: Sequence[str]) -> Any:
     """Raise a `UserError` for a misspelt `--config.FIELD`, naming the nearest; returns the file's config."""
     from ml_collections import config_flags
 
-    path = next((arg for arg in argv if arg.startswith("--config=")), None)
+    path = config_path(argv)
     if path is None:
         return None
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=["ssl-jax"])
     try:
-        values(["ssl-jax", path])
+        values(["ssl-jax", f"--config={path}"])
     except Exception as error:  # the file may be the user's own, and raise anything
         raise UserError(config_error(error)) from error
     for arg in argv:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import augment, data, workdir
+from ssl_jax import augment, data, own_encoder, workdir
 from ssl_jax.core import TrainState, UserError
 from ssl_jax.evaluation import layer_names, teacher_of
 from ssl_jax.evaluation.features import POOLED
@@ -31,7 +31,12 @@ MAX_RAW_SIDE = 64  # raw pixels of larger images are shrunk to this side
 
 
 def config_of(record: dict[str, Any]) -> ConfigDict:
-    """The config in a run's record; JSON's lists become tuples again."""
+    """The config in a run's record; JSON's lists become tuples again.
+
+    Raises:
+      UserError: its encoder is the user's own, and not known here (see `own_encoder`).
+    """
+    own_encoder.check_known(record)
 
     def restore(value: Any) -> Any:
         if isinstance(value, dict):

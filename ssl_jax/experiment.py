@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ssl_jax import augment, data, methods, nets, optim, schedules, teachers, workdir
+from ssl_jax import augment, data, few_images, methods, nets, optim, schedules, teachers, workdir
 from ssl_jax.checks import check_positive
 from ssl_jax.core import Method, TrainState, UserError
 from ssl_jax.data.stored import is_stored
@@ -216,7 +216,7 @@ def build_method(
         arguments |= teacher.arguments(encoder_dtype(config))
     encoder = build_encoder(config)
     method = call(factory, f"method {config.method}", encoder, **arguments)
-    if config.weights:
+    if config.weights and not config.lengthen:  # a lengthened run begins with the state of the shorter one
         begun = directory is not None and workdir.has_begun(pathlib.Path(directory))
         path = kept_file(config.weights, pathlib.Path(directory)) if begun and directory else config.weights
         method = warm_start(method, encoder, path, teacher=teacher is None)
@@ -375,7 +375,11 @@ def build(
     check_positive(max_skipped_steps=config.max_skipped_steps)
     source = load_data(config, config.train_split) if source is None else source
     if config.batch_size > len(source):
-        raise UserError(f"The batch size {config.batch_size} is larger than the data ({len(source)} images).")
+        rest = few_images.flags(few_images.advice(config, len(source)))
+        raise UserError(
+            f"The batch size {config.batch_size} is larger than the data ({len(source)} images). What fits these, by a "
+            f"rule of thumb (docs/howto.md): {rest}"
+        )
     steps = count_steps(config, len(source))
     seen = build_views(config, source)
     round_steps = -(-steps // config.rounds)

@@ -102,8 +102,7 @@ def summary(made: Exported, out: str | os.PathLike[str]) -> str:
 
 
 def define(values: flags.FlagValues) -> None:
-    """Define the flags of `ssl-jax export`."""
-    flags.DEFINE_string("workdir", None, "Directory of the run, which is only read.", flag_values=values)
+    """Define the flags of `ssl-jax export`, besides those of all commands that read a run."""
     flags.DEFINE_string("out", None, "File to write, .safetensors or .npz.", flag_values=values)
     flags.DEFINE_enum("encoder", "student", ["student", "teacher"], "Which one.", flag_values=values)
     flags.DEFINE_integer("step", None, "Checkpoint; the newest by default.", flag_values=values)

@@ -19,14 +19,15 @@ WIDTH, INDENT = 120, 26
 
 def text(command: str, values: flags.FlagValues) -> str:
     """All flags of a command, parsed; with `--config=NAME` also the config's fields."""
-    config = values["config"].value if "config" in values else None
+    has_fields = "config" in values and type(values["config"].parser) is not flags.ArgumentParser  # that of a path
+    config = values["config"].value if has_fields else None
     shown = sorted(name for name in values if name not in HIDDEN and "." not in name)
     lines = [f"ssl-jax {command}", ""]
     for name in shown:
         flag = values[name]
         meaning = " ".join(flag.help.split("\n")[0].rstrip(".;").split())
         lines.append(_line(f"--[no]{name}" if flag.boolean else f"--{name}", f"{meaning}.{_default(flag)}"))
-    if "config" in values and config is None:
+    if has_fields and config is None:
         lines += ["", f"`ssl-jax {command} --config=NAME --help` lists the fields that --config.FIELD=VALUE sets."]
     if config is not None:
         lines += ["", _about(values["config"]), "", *fields(config)]

@@ -17,7 +17,9 @@ from ml_collections import ConfigDict
 from ssl_jax import (
     collapse,
     data,
+    few_images,
     hosts,
+    lengthen,
     lock,
     monitors,
     optim,
@@ -140,10 +142,13 @@ def _pretrain(
     record = workdir.describe_run(config, command=command, source_name=repr(inputs), fingerprint=inputs.fingerprint)
     agreed = {"data": inputs.fingerprint, "read as": repr(inputs)}
     hosts.agree(agreed, "All hosts must read the same images, in the same way.")
-    known = hosts.on_first(lambda: claim(directory, record))
+    known = hosts.on_first(lambda: claim(directory, record, steps=experiment.steps))
+    if not known and (found := few_images.advice(config, len(source))):
+        announce(f"Note: {few_images.sentence(found, len(source))}")
+    lengthened = hosts.on_first(lambda: workdir.read_run(directory).get("lengthened"))
     if experiment.teacher is not None:
         teachers.keep(experiment.teacher, directory)
-    if config.weights:
+    if config.weights and not lengthened:
         hosts.on_first(lambda: warm_start.keep(config.weights, directory, begun=known))
     checkpoints = Checkpoints(
         directory / "checkpoints",
@@ -165,12 +170,17 @@ def _pretrain(
         announce(f"Warning: {doubt}")
     counted = skips.Skips(config.max_skipped_steps, announce)
     hosts.agree({"checkpoints": checkpoints.steps()}, f"{directory} must be on a file system that all hosts share.")
-    if checkpoints.steps():
+    if lengthened and not checkpoints.steps():
+        with contextlib.closing(lengthen.kept(directory)) as begun_with:
+            state, position, _ = restore(begun_with, state, watch)
+        counted.resume(position)
+        announce(lengthen.story(lengthened, experiment))
+    elif checkpoints.steps():
         workdir.mark_saved(directory)
         state, position, damages = restore(checkpoints, state, watch)
         for damage in damages:
             announce(f"{damage} It was moved to {directory / 'damaged-checkpoints'}.")
-        counted.total, counted.in_a_row = position.get("skipped", 0), position.get("skipped_in_a_row", 0)
+        counted.resume(position)
         workdir.note_environment(directory, record, step=int(state.step))
         done = int(state.step) == experiment.steps
         announce(
@@ -208,8 +218,16 @@ def _pretrain(
                     checkpoints.close()
 
 
-def claim(directory: pathlib.Path, record: dict[str, Any]) -> bool:
-    """Take a directory for a run, see `workdir.open_workdir`; a run that was there must have its checkpoints."""
+def claim(directory: pathlib.Path, record: dict[str, Any], *, steps: int) -> bool:
+    """Take a directory for a run, see `workdir.open_workdir`; a run that was there must have its checkpoints.
+
+    A run that lengthens another takes a copy of the state that it begins with, see `lengthen.take`.
+    """
+    begun = workdir.has_begun(directory)
+    if begun and (text := lengthen.instead(directory, workdir.read_run(directory), record)) is not None:
+        raise UserError(text)
+    if record["config"]["lengthen"] and not begun:
+        record = {**record, "lengthened": lengthen.take(record, directory, steps=steps)}
     known = workdir.open_workdir(directory, record)
     if known:
         check_checkpoints_left(directory)
@@ -222,8 +240,9 @@ def check_checkpoints_left(directory: pathlib.Path) -> None:
     A run that was killed before, or while it wrote its first one, may start anew.
     """
     there, lines = workdir.checkpoint_files(directory), workdir.read_metrics(directory)
-    before = workdir.read_run(directory)["config"]
-    due = min(before["checkpoint_every"], before["steps"] or math.inf)
+    run = workdir.read_run(directory)
+    begun, every = run.get("lengthened", {}).get("step", 0), run["config"]["checkpoint_every"]
+    due = min((begun // every + 1) * every, run["config"]["steps"] or math.inf)
     had = (directory / workdir.SAVED).exists() and not any(name.isdigit() for name in there)
     if had or (lines and lines[-1]["step"] >= due and not there):  # runs from before there was such a file
         come = f"come to step {lines[-1]['step']:,}" if lines else "saved its state"

@@ -28,6 +28,10 @@ class Skips:
         self._pending: list[Metrics] = []
         self.last: dict[str, float] = {}
 
+    def resume(self, position: dict[str, Any]) -> None:
+        """Go on counting from what a checkpoint remembers."""
+        self.total, self.in_a_row = position.get("skipped", 0), position.get("skipped_in_a_row", 0)
+
     def add(self, metrics: Metrics) -> None:
         """Remember a step's metrics, on the device, until `count` looks at them."""
         self._pending.append({name: metrics[name] for name in ("loss", "grad_norm", "skipped")})

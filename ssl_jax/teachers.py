@@ -80,9 +80,10 @@ def load(config: ConfigDict, view: View, *, directory: str | os.PathLike[str] | 
       UserError: none is named, or two; it can't be read, has another shape, or sees images otherwise than the student.
     """
     asked = workdir.plain(config.teacher)
-    kept = None if directory is None else read_kept(pathlib.Path(directory), asked, view)
-    if kept is not None:
-        return kept
+    for place in (directory, config.lengthen):  # a longer run goes on with the teacher of the shorter one
+        kept = None if place is None else read_kept(pathlib.Path(place), asked, view)
+        if kept is not None:
+            return kept
     if bool(asked["workdir"]) == bool(asked["path"]):
         raise UserError(
             "A teacher is needed, and one only: `ssl-jax pretrain --config=quickstart --workdir=runs/teacher` trains "

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ssl_jax import hosts
+from ssl_jax import hosts, own_encoder
 from ssl_jax.core import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -48,6 +48,7 @@ LATER = {
     "max_collapsed": 0,
     "max_skipped_steps": 10,
     "weights": None,
+    "lengthen": None,
     "host_crop": "no",
     "decoder": "auto",
     "max_damaged": 1.0,
@@ -116,6 +117,15 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{f}: {a.get(f, 'not set')} -> {b.get(f, 'not set')}" for f in fields]
 
 
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two runs' records and matters to the training: fields of the config, and the images."""
+    changed = differences(before["config"], now["config"])
+    if before["data"]["fingerprint"] != now["data"]["fingerprint"]:
+        old, new = before["data"]["train"], now["data"]["train"]
+        changed.append("data: not the images that the run began with" if old == new else f"data: {old} -> {new}")
+    return changed
+
+
 @functools.cache
 def _git_commit() -> str | None:
     """Commit of the checkout that this package runs from; None if it is an installed copy."""
@@ -142,6 +152,7 @@ def environment(config: ConfigDict) -> dict[str, Any]:
     flags = os.environ.get("XLA_FLAGS", "")
     devices = f"{jax.local_device_count()} {jax.local_devices()[0].device_kind}"
     here = {"devices": devices, "XLA_FLAGS": flags, "commit": _git_commit(), **versions()}
+    here["encoder's file"] = (own_encoder.origin(config.encoder) or {}).get("digest")
     return {**_flat(plain(config), "config."), **here}
 
 
@@ -157,6 +168,7 @@ def describe_run(config: ConfigDict, *, command: list[str], source_name: str, fi
         "placement": {name: plain(config[name]) for name in PLACEMENT},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "data": {"train": source_name, "fingerprint": fingerprint},
+        "encoder_file": own_encoder.origin(config.encoder),
         "git": _git_commit(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -178,12 +190,7 @@ def open_workdir(workdir: pathlib.Path, record: dict[str, Any]) -> bool:
     if not (workdir / "run.json").exists() or not has_begun(workdir):
         write_json(workdir / "run.json", record)
         return False
-    before = read_run(workdir)
-    changed = differences(before["config"], record["config"])
-    if before["data"]["fingerprint"] != record["data"]["fingerprint"]:
-        old, new = before["data"]["train"], record["data"]["train"]
-        changed.append("data: not the images that the run began with" if old == new else f"data: {old} -> {new}")
-    if changed:
+    if changed := changes(read_run(workdir), record):
         raise UserError(
             f"{workdir} holds a run with another config ({'; '.join(changed)}). Use another --workdir, or the first "
             "config to go on with that run."
@@ -191,7 +198,7 @@ def open_workdir(workdir: pathlib.Path, record: dict[str, Any]) -> bool:
     return True
 
 
-ENVIRONMENT = ("versions", "devices", "processes", "placement", "xla_flags", "git", "command")
+ENVIRONMENT = ("versions", "devices", "processes", "placement", "xla_flags", "encoder_file", "git", "command")
 
 
 def note_environment(workdir: pathlib.Path, record: dict[str, Any], *, step: int) -> None:

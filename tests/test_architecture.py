@@ -66,10 +66,13 @@ FLOORS = [
         "evaluate",
         "experiment",
         "export",
+        "few_images",
         "flag_help",
         "gallery",
         "host_flags",
+        "lengthen",
         "outline",
+        "own_encoder",
         "plan",
         "plan_flags",
         "plan_step",
@@ -167,6 +170,7 @@ def test_configs_become_keyword_arguments_at_the_top():
         "plan_step",
         "pretrain",
         "evaluate",
+        "few_images",
         "teachers",
     }
 

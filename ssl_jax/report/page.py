@@ -138,6 +138,7 @@ def facts(
         "Encoder": _name(config.get("encoder")),
         "Data": _data(run.get("data")) or _data(tested.get("data")),
         "Steps": formats.number(max(steps), 12) if steps else "",
+        "Goes on from": _lengthened(run.get("lengthened")),
         "Time": formats.duration(_elapsed(seconds)) if seconds else "",
         "Images per second": formats.number(float(np.median(speeds)), 3) if speeds else "",
         "Devices": _devices(run.get("devices")) if run.get("devices") else "",
@@ -199,6 +200,11 @@ def _name(value: Any) -> str:
     if isinstance(value, Mapping):
         value = value.get("name")
     return "" if value is None else str(value)
+
+
+def _lengthened(value: Any) -> str:
+    """Which run a longer one goes on from, and at what step its own begin."""
+    return f"{value.get('workdir')}, step {value.get('step'):,}" if isinstance(value, Mapping) else ""
 
 
 def _devices(value: Any) -> str:
