@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssl_jax import augment, data, own_encoder, workdir
+from ssl_jax import augment, data, own_encoder, shortage, workdir
 from ssl_jax.core import TrainState, UserError
 from ssl_jax.evaluation import layer_names, teacher_of
 from ssl_jax.evaluation.features import POOLED
@@ -178,7 +178,8 @@ def evaluate(
       data stay in it.
 
     Raises:
-      UserError: no such run, step, encoder, layer, protocol or option, or no labels for a protocol that needs them.
+      UserError: no such run, step, encoder, layer, protocol or option, no labels for a protocol that needs them, or too
+        little memory on the accelerator.
     """
     chosen = {name: lookup(PROTOCOLS, name, "protocol") for name in protocols}
     given = {name: protocol.checked(name, (options or {}).get(name, {})) for name, protocol in chosen.items()}
@@ -218,7 +219,8 @@ def evaluate(
                 key = record.key(name, protocol, given[protocol], None if what.network else layer or POOLED)
                 if not record.has(key):
                     subject = subject or make()
-                    record.add(key, what.run(subject, task, **given[protocol]))
+                    with shortage.told_of(protocol, what.options | given[protocol]):
+                        record.add(key, what.run(subject, task, **given[protocol]))
             spent = "kept" if subject is None else f"{time.perf_counter() - began:.0f} s"
             announce(f"{name}{'' if len(layers) == 1 else f', {layer or POOLED}'}: {spent}")
     return record.write()

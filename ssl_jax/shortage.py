@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -31,6 +31,22 @@ def told(config: Any) -> Iterator[list[Experiment]]:
         raise UserError(sentence(config, memory, str(error))) from error
 
 
+@contextlib.contextmanager
+def told_of(protocol: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """The same of an evaluation by a protocol with these options."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        now = options.get("batch_size") or "the preset's"
+        lower = f"lower --set={protocol}.batch_size (now {now}), or " if "batch_size" in options else ""
+        raise UserError(
+            f"{too_small(str(error))} for the protocol {protocol}: {lower}evaluate on the processor, with "
+            "JAX_PLATFORMS=cpu before the command; what was found before is kept."
+        ) from error
+
+
 def planned(experiment: Experiment) -> dict[str, int]:
     """Bytes on each device that a step needs, by kind, estimated from its trace as `ssl-jax plan --nocompile` does."""
     from ssl_jax.plan import estimate  # only needed when a run ends
@@ -45,14 +61,17 @@ def planned(experiment: Experiment) -> dict[str, int]:
 
 def sentence(config: Any, memory: dict[str, int], error: str) -> str:
     """What is said; `memory` as `planned` returns it."""
+    return f"{too_small(error)}{figures(memory)}: {helps(config, memory)}."
+
+
+def too_small(error: str) -> str:
+    """The sentence's beginning: whose memory, how much there is, and what could not be allocated."""
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     room = f", which has {limit / 2**30:.1f} GiB," if limit else ""
     wanted = re.search(r"allocat\w* ([\d.]+ ?\w*)", error)
     failed = f" (could not allocate {wanted[1].strip()})" if wanted else ""
-    return (
-        f"The memory of the {device.device_kind}{room} is too small{failed}{figures(memory)}: {helps(config, memory)}."
-    )
+    return f"The memory of the {device.device_kind}{room} is too small{failed}"
 
 
 def figures(memory: dict[str, int]) -> str:

@@ -116,6 +116,19 @@ def test_out_of_memory_is_told_with_the_plans_figures_and_three_settings():
 
 
 @pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": None}, "finetune: lower --set=finetune.batch_size (now the preset's), or evaluate on the proc"),
+        ({"batch_size": 64}, "lower --set=finetune.batch_size (now 64), or evaluate on the processor"),
+        ({}, "for the protocol finetune: evaluate on the processor, with JAX_PLATFORMS=cpu before the command"),
+    ],
+)
+def test_out_of_memory_in_an_evaluation_names_the_protocol(options, said):
+    with pytest.raises(UserError, match=re.escape(said)), shortage.told_of("finetune", options):
+        jnp.zeros((2**30, 2**20), jnp.float32).block_until_ready()
+
+
+@pytest.mark.parametrize(
     ("dtype", "bank", "third"),
     [
         ("float32", 0, "dtype=bfloat16 (now float32)"),

@@ -101,13 +101,21 @@ def each_image(
 ) -> list[np.ndarray]:
     """What a compiled function gives for all images of a source, `uint8 [b h w c] -> arrays [b ...]`, in its order.
 
-    Its results are placed as `readable` says; `batch_size` is rounded up to a multiple of the devices.
+    Its results are placed as `readable` says; `batch_size` is rounded up to a multiple of the devices, and halved as
+    often as the accelerator's memory is too small for it.
     """
     batch_size = -(-batch_size // mesh.size) * mesh.size
     rows, share = [], {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    for batch in data.epoch(source, batch_size=batch_size, **share):
-        rows.append([np.asarray(x) for x in run(put(batch["image"], mesh))])
-    return [np.concatenate(column)[: len(source)] for column in zip(*rows, strict=True)]  # the last batch is filled up
+    try:
+        for batch in data.epoch(source, batch_size=batch_size, **share):
+            rows.append([np.asarray(x) for x in run(put(batch["image"], mesh))])
+    except jax.errors.JaxRuntimeError as error:
+        alone = jax.process_count() == 1  # other processes would go on with the larger batch
+        if "RESOURCE_EXHAUSTED" not in str(error) or batch_size <= mesh.size or not alone:
+            raise
+    else:
+        return [np.concatenate(column)[: len(source)] for column in zip(*rows, strict=True)]  # the last is filled up
+    return each_image(run, source, batch_size=batch_size // 2, mesh=mesh)
 
 
 def embed(

@@ -8,6 +8,8 @@ from values import assert_close
 from ssl_jax import data, init_state, methods, nets
 from ssl_jax.core import UserError
 from ssl_jax.evaluation import embed, embed_layers, layer_names, teacher_of
+from ssl_jax.evaluation.features import each_image
+from ssl_jax.sharding import data_mesh
 
 ENCODER = nets.ConvNet(widths=(4, 8), pool=(1,))
 
@@ -38,6 +40,27 @@ def test_features_are_those_of_each_image_in_order(source, byol, batch_size):
     assert features.shape == (43, 8)
     assert features.dtype == np.float32
     assert_close(features, by_hand(state.params, state.carry, source, None), 1e-5)
+
+
+def test_a_batch_that_memory_is_too_small_for_is_halved(source):
+    """The shortage is a real one: what these batches ask for no machine has."""
+    tried = []
+
+    def run(image):
+        tried.append(len(image))
+        if len(image) > 16:
+            jnp.zeros((2**30, 2**20), jnp.float32).block_until_ready()
+        return [image[:, 0, 0, 0]]
+
+    [found] = each_image(run, source, batch_size=43, mesh=data_mesh())
+    np.testing.assert_array_equal(found, source[np.arange(43)]["image"][:, 0, 0, 0])
+    assert tried == [48, 24, 16, 16, 16]
+
+    def never(image):
+        return [jnp.zeros((2**30, 2**20), jnp.float32).block_until_ready()]
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        each_image(never, source, batch_size=43, mesh=data_mesh())
 
 
 def test_a_layer_is_averaged_over_its_positions(source, byol):
