@@ -118,10 +118,5 @@ def prepare(case: Case) -> tuple[dict[str, Any], Callable[[int], dict[str, Any]]
     return facts, run
 
 
-def main() -> None:
-    case = Case.from_command()
-    turns.serve(lambda: prepare(case))
-
-
 if __name__ == "__main__":
-    main()
+    turns.serve(lambda: prepare(Case.from_command()))
