@@ -237,14 +237,15 @@ def claim(directory: pathlib.Path, record: dict[str, Any], *, steps: int) -> boo
 def check_checkpoints_left(directory: pathlib.Path) -> None:
     """Raise a `UserError` if a run had checkpoints and has none: it must not start anew silently.
 
-    A run that was killed before, or while it wrote its first one, may start anew.
+    A run that was killed before, or while it wrote its first one, may start anew. The line of the step at which it is
+    due comes before it, and no later line before it is whole.
     """
     there, lines = workdir.checkpoint_files(directory), workdir.read_metrics(directory)
     run = workdir.read_run(directory)
     begun, every = run.get("lengthened", {}).get("step", 0), run["config"]["checkpoint_every"]
     due = min((begun // every + 1) * every, run["config"]["steps"] or math.inf)
     had = (directory / workdir.SAVED).exists() and not any(name.isdigit() for name in there)
-    if had or (lines and lines[-1]["step"] >= due and not there):  # runs from before there was such a file
+    if had or (lines and lines[-1]["step"] > due and not there):  # runs from before there was such a file
         come = f"come to step {lines[-1]['step']:,}" if lines else "saved its state"
         raise UserError(
             f"{directory} holds a run that has {come}, but its checkpoints are gone; put them back into "

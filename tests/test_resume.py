@@ -117,6 +117,26 @@ def test_run_whose_checkpoints_are_gone_never_starts_anew(undisturbed, tmp_path,
             pretrain(directory)
 
 
+def test_killed_between_a_line_and_the_first_checkpoint(undisturbed, tmp_path, monkeypatch):
+    """The line is written first; nothing was lost that had been saved, so the same command starts anew."""
+
+    class Killed(BaseException):
+        pass
+
+    def save(*args, **kwargs):
+        raise Killed
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
+    with pytest.raises(Killed):
+        pretrain(tmp_path)
+    monkeypatch.undo()
+    assert [row["step"] for row in workdir.read_metrics(tmp_path)] == [4]
+    assert workdir.checkpoint_files(tmp_path) == []
+    state, _ = pretrain(tmp_path)
+    recipes.assert_same_bits(state, undisturbed[1])
+    assert [row["step"] for row in workdir.read_metrics(tmp_path)] == [4, 8, 9]
+
+
 def test_stopped_before_the_first_interval_and_then_lost(tmp_path, monkeypatch):
     def stopped(*args, **kwargs):
         for state in loop_train(*args, **kwargs):
