@@ -73,19 +73,20 @@ class Compiled:
         self.batch = put(batch, mesh)
         step = make_train_step(method, optax.sgd(0.05, momentum=0.9), **how)
         self.step = step.lower(self.state, self.batch).compile()
-        self.bytes = {}
+        self.bytes, self.times = {}, {}
         for found in collectives(self.step.as_text()):
             self.bytes[found.kind] = self.bytes.get(found.kind, 0) + found.bytes * found.times
+            self.times[found.kind] = self.times.get(found.kind, 0) + found.times
 
 
 def size(tree) -> int:
     return sum(x.nbytes for x in jax.tree.leaves(tree))
 
 
-def batch_norms(params) -> int:
-    """Bytes of mean and variance of every batch norm."""
+def batch_norms(params) -> list:
+    """Mean and variance of every batch norm, as its scales."""
     leaves = jax.tree.leaves_with_path(params)
-    return 2 * sum(x.nbytes for path, x in leaves if re.search("norm.*scale", jax.tree_util.keystr(path)))
+    return 2 * [x for path, x in leaves if re.search("norm.*scale", jax.tree_util.keystr(path))]
 
 
 SCALARS = 256  # bytes: loss, norms and metrics
@@ -93,11 +94,14 @@ SCALARS = 256  # bytes: loss, norms and metrics
 
 def test_data_parallel_is_one_gradient_and_batch_norms_and_the_ring():
     found = Compiled(lambda encoder: methods.simclr(encoder, hidden=32, dim=16, form="ring"), ())
-    gradient = size(found.state.params) + batch_norms(found.state.params)
+    arrays = [*jax.tree.leaves(found.state.params), *batch_norms(found.state.params)]
+    gradient = size(arrays)
     assert gradient <= found.bytes["all-reduce"] <= gradient + SCALARS
     # A block of rows is passed on by each device eight times: embeddings and ids, and back with two numbers more.
     rows = 2 * Compiled.ROWS
     assert found.bytes["collective-permute"] == rows * (16 + 1) * 4 + rows * (16 + 3) * 4
+    assert found.times["collective-permute"] == 8 * (2 + 4)
+    assert found.times["all-reduce"] <= len(arrays)  # no array twice, and the scalars with one of them
     assert set(found.bytes) <= {"all-reduce", "collective-permute"}
 
 
@@ -113,9 +117,16 @@ def test_fully_split_gathers_each_parameter_once_and_reduces_each_gradient_once(
     parameters = [x for x in jax.tree.leaves((state.params, carry.teacher)) if not x.sharding.is_fully_replicated]
     keys = Compiled.ROWS * 16 * 4  # every device sees all queries, and all keys that enter the queue; with their places
     assert size(parameters) <= split.bytes["all-gather"] <= size(parameters) + 2 * keys + 4 * Compiled.ROWS * 4
-    gradient = size(state.params) + 2 * batch_norms(state.params) + keys  # batch norms of the teacher too
+    norms = 2 * batch_norms(state.params)  # the teacher's too
+    gradient = size(state.params) + size(norms) + keys
     reduced = split.bytes["all-reduce"] + split.bytes.get("reduce-scatter", 0)
     assert size(state.params) <= reduced <= gradient + 4 * Compiled.ROWS * 4 + SCALARS
+    # Queries, keys and where they go, once each on the way there, and the queries' gradient on the way back.
+    assert split.times["all-gather"] <= len(parameters) + 5
+    assert (
+        split.times["all-reduce"] + split.times.get("reduce-scatter", 0)
+        <= len(jax.tree.leaves(state.params)) + len(norms) + 4
+    )
     assert set(split.bytes) <= {"all-gather", "all-reduce", "reduce-scatter"}
 
 

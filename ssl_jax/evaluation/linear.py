@@ -15,6 +15,9 @@ from ssl_jax.core import UserError
 
 RATES = (0.03, 0.1, 0.3)
 PENALTIES = (0.0, 1e-3)
+# Few rows need strong penalties, and rows held out once are too few to choose on.
+STRONG_PENALTIES = (*PENALTIES, 1e-2, 3e-2, 1e-1)
+ENOUGH_HELD_OUT = 1000
 # A wide grid, 50 settings, for features whose scale or number of classes is unlike what the short one was made for.
 WIDE_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0, 3.0, 10.0)
 WIDE_PENALTIES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
