@@ -1,4 +1,4 @@
-"""`launch/`: the scripts for many hosts, with stand-ins for ssh, srun and gcloud; and the manifest's fields."""
+"""`launch/`: the scripts for many hosts, with stand-ins for ssh, srun and gcloud; and the manifest."""
 
 import os
 import pathlib
@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -128,3 +129,21 @@ def test_the_manifest_starts_a_run_on_every_host():
     assert workdir.startswith(f"--workdir={mount['mountPath']}/")
     assert mount["name"] == volume["name"]
     assert re.search(r"xpk workload create .*--max-restarts", text, re.DOTALL)
+
+
+@pytest.fixture
+def job() -> dict:
+    """What JobSet makes of the manifest's template: a Job as Kubernetes itself has it."""
+    [workers] = yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())["spec"]["replicatedJobs"]
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": workers["name"]}, **workers["template"]}
+
+
+@pytest.mark.parametrize("version", ["1.31", None])
+def test_the_manifest_is_as_kubernetes_reads_it(job, version):
+    """Against the schema of the API's oldest version that the launcher is for, and of the newest that is known."""
+    version = version or kubernetes_validate.latest_version()
+    kubernetes_validate.validate(job, version, strict=True)
+    pod = job["spec"]["template"]["spec"]
+    pod["containers"][0]["resource"] = pod["containers"][0].pop("resources")
+    with pytest.raises(kubernetes_validate.ValidationError, match="resource"):
+        kubernetes_validate.validate(job, version, strict=True)
