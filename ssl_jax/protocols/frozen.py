@@ -8,7 +8,7 @@ import numpy as np
 from ssl_jax import data as sources
 from ssl_jax import evaluation
 from ssl_jax.core import UserError
-from ssl_jax.evaluation.linear import PENALTIES, RATES, WIDE_PENALTIES, WIDE_RATES
+from ssl_jax.evaluation.linear import RATES, WIDE_PENALTIES, WIDE_RATES
 from ssl_jax.protocols.frame import Row, Subject, Task, possible, row
 from ssl_jax.protocols.pairs import two_views
 
@@ -66,7 +66,7 @@ def linear(
             train, y, test, test_y, preset=preset, epochs=epochs, seed=task.seed
         )
         return [row(f"linear, {preset}'s preset", [found["accuracy"]], labels=len(y), **_settings(found))]
-    grid = {"narrow": (RATES, PENALTIES), "wide": (WIDE_RATES, WIDE_PENALTIES)}
+    grid = {"narrow": (RATES, None), "wide": (WIDE_RATES, WIDE_PENALTIES)}
     if sweep not in grid:
         raise UserError(f"`sweep` is narrow or wide, not {sweep!r}.")
     rates, penalties = grid[sweep]
