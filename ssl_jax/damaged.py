@@ -1,7 +1,9 @@
 """What a run knows of damaged images: a list of them in its workdir, and the limit above which it stops."""
 
 import json
+import os
 import pathlib
+from typing import BinaryIO
 
 from ssl_jax import data, hosts
 from ssl_jax.core import UserError
@@ -31,8 +33,9 @@ class Damaged:
         self.known |= new
         if new and hosts.is_first():
             lines = [json.dumps({"file": name, "why": why, "step": step}) + "\n" for name, why in new.items()]
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(lines))
+            with self.path.open("a+b") as file:
+                cut = "\n" if _is_cut(file) else ""
+                file.write((cut + "".join(lines)).encode())
         images = len(self.source) + len(self.source.left_out)
         images += len(self.source.damaged) if self.source.in_memory else 0  # these were left out too
         if len(self.known) <= self.limit * images:
@@ -45,14 +48,22 @@ class Damaged:
         )
 
 
+def _is_cut(file: BinaryIO) -> bool:
+    """Whether the last line of a file that is open at its end has none: a full disk, or a loss of power."""
+    if not file.tell():
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
+
+
 def read(path: pathlib.Path) -> dict[str, str]:
-    """Names and reasons in a `damaged.jsonl`; a half-written last line is left out."""
+    """Names and reasons in a `damaged.jsonl`; lines that are half-written are left out."""
     found: dict[str, str] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
-                break
+                continue
             found[row["file"]] = row["why"]
     return found

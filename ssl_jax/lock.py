@@ -9,11 +9,13 @@ import pathlib
 import platform
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from ssl_jax.core import UserError
 
 FILE = ".lock"
+# What says that a file system knows no locks; EBADF is NFS's word for a file that is open for reading only.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
 
 
 @contextlib.contextmanager
@@ -50,15 +52,42 @@ def hold(
                 _write(file, {})
 
 
+@contextlib.contextmanager
+def briefly(path: pathlib.Path) -> Iterator[None]:
+    """Have other processes wait while the context lasts, which is to be a moment: the system's lock on the file `path`.
+
+    The file is made, and stays. Where the file system knows no locks, nobody waits.
+
+    Raises:
+      OSError: the file can't be made.
+    """
+    try:
+        file: IO[bytes] = path.open("ab")
+    except PermissionError:  # it is of another user, who shares the directory
+        file = path.open("rb")
+    with file:
+        _lock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _acquire(file: TextIO, announce: Callable[[str], None]) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        known = _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
+    if not known:
         announce("This file system knows no locks: see to it that no second run works in the same directory.")
+    return True
+
+
+def _lock(file: IO[Any], how: int) -> bool:
+    """Lock a file; False if the file system knows no locks."""
+    try:
+        fcntl.flock(file, how)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
     return True
 
 

@@ -6,9 +6,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssl_jax import workdir
+from ssl_jax import lock, workdir
 from ssl_jax.evaluation.features import POOLED
 from ssl_jax.protocols import Row, Task
+
+LOCK = ".evaluation.lock"  # not the run's own, for a run may be evaluated while it is trained
 
 
 class Record:
@@ -38,10 +40,7 @@ class Record:
             "fingerprint": [task.train.fingerprint, task.test.fingerprint],
         }
         self.head["config"] = plain(config)
-        self.results: list[Row] = []
-        before = read(directory) or {}
-        if all(before.get(name) == self.head[name] for name in ("version", "data")):
-            self.results = before["results"]
+        self.results = self._there()
 
     def key(self, features: str, protocol: str, options: Mapping[str, Any], layer: str | None) -> dict[str, Any]:
         """What tells rows apart; raw pixels are the same whatever the step, network or layer.
@@ -55,20 +54,32 @@ class Record:
         """Whether rows with this key are there."""
         return any(result["of"] == key for result in self.results)
 
+    def _there(self) -> list[Row]:
+        """Rows on disk, if they are of the same data and version."""
+        before = read(self.path.parent) or {}
+        same = all(before.get(name) == self.head[name] for name in ("version", "data"))
+        return before["results"] if same else []
+
     def add(self, key: Mapping[str, Any], rows: Sequence[Row]) -> None:
         """Add rows, in the place of those that say the same, and write the file."""
         added = [
             {"features": key["features"], **row, "setting": plain(row["setting"]), "of": dict(key)} for row in rows
         ]
-        same = [_identity(result) for result in added]
-        self.results = [result for result in self.results if _identity(result) not in same] + added
-        self.write()
+        self.write(added)
 
-    def write(self) -> dict[str, Any]:
-        """Write the file, and return what it holds."""
-        record = {**self.head, "results": self.results}
-        workdir.write_json(self.path, record)
+    def write(self, added: Sequence[Row] = ()) -> dict[str, Any]:
+        """Write the file, with what other processes have written meanwhile, and return what it holds."""
+        with lock.briefly(self.path.with_name(LOCK)):
+            self.results = _replace(_replace(self.results, self._there()), added)
+            record = {**self.head, "results": self.results}
+            workdir.write_json(self.path, record)
         return record
+
+
+def _replace(results: Sequence[Row], newer: Sequence[Row]) -> list[Row]:
+    """Results with newer ones in the place of those that say the same."""
+    same = {_identity(result) for result in newer}
+    return [*(result for result in results if _identity(result) not in same), *newer]
 
 
 def _identity(result: Row) -> str:
@@ -140,6 +151,8 @@ def names_of(result: Row, rows: Sequence[Row], layers: Sequence[str]) -> list[st
 def cell(result: Row) -> str:
     """A figure with its deviation over trials, or half of its 95 % confidence interval; shares in percent."""
     value, spread = result["value"], result["setting"].get("confidence", result["std"])
+    if value is None:  # as JSON has what is not finite
+        return "nan"
     if result["share"]:
         return f"{100 * value:.2f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
     return f"{value:.4g}" + ("" if spread is None else f" ± {spread:.2g}")

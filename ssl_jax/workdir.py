@@ -70,12 +70,15 @@ def plain(value: Any) -> Any:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Write a JSON file in one step, so that a reader, a crash or a loss of power never sees half of it."""
-    draft = path.with_name(path.name + ".part")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    draft = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.part")  # no other process's
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)  # half of it, when the disk is full
 
 
 def finite(value: Any) -> Any:

@@ -110,3 +110,20 @@ def test_limit(tmp_path):
     assert Damaged(source, tmp_path, limit=0.04).look(0) is None
     with pytest.raises(UserError, match="between 0 and 1"):
         Damaged(source, tmp_path, limit=1.5)
+
+
+def test_half_a_line_ends_neither_the_list_nor_the_count(tmp_path):
+    """As a full disk and a loss of power leave it, the second with zeros."""
+    source = data.from_arrays(np.zeros((50, 4, 4, 1), np.uint8), name="fifty")
+    source.in_memory = False
+    for i, half in enumerate(['{"file": "x.png", "wh', "\0" * 9]):
+        with (tmp_path / FILE).open("a") as file:
+            file.write(half)
+        source.damaged = {f"{i}.png": "truncated"}
+        assert Damaged(source, tmp_path, limit=1.0).look(i) is None
+        found = Damaged(source, tmp_path, limit=0.02)
+        assert list(found.known) == [f"{k}.png" for k in range(i + 1)]
+    whole = (tmp_path / FILE).read_text()
+    assert whole.count("\n") == 4
+    assert "2 of the 50 images" in str(found.look(2))
+    assert (tmp_path / FILE).read_text() == whole, "no entry twice"

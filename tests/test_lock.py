@@ -1,6 +1,9 @@
 """One run at a time in a workdir, whatever became of the run before; and signals that must not wait."""
 
+import errno
+import fcntl
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -65,6 +68,22 @@ def test_workdir_that_may_not_be_written(tmp_path):
             lock.hold(directory, print).__enter__()
     finally:
         os.seteuid(user)
+
+
+def test_brief_lock_that_another_user_made(tmp_path, monkeypatch):
+    """Who may not write it takes it as well."""
+    path, opened = tmp_path / "x.lock", pathlib.Path.open
+    with lock.briefly(path):
+        pass
+
+    def foreign(self, mode="r", **arguments):
+        if "a" in mode:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(self, mode, **arguments)
+
+    monkeypatch.setattr(pathlib.Path, "open", foreign)
+    with lock.briefly(path), opened(path) as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 BUSY = """

@@ -1,7 +1,9 @@
 """The files of a run: what they hold, and that a crash or a restart leaves them whole."""
 
+import errno
 import json
 import math
+import os
 
 import pytest
 import recipes
@@ -69,6 +71,29 @@ def test_damaged_record(tmp_path):
 def test_json_has_no_nan(tmp_path):
     workdir.write_json(tmp_path / "x.json", {"a": [1.0, math.nan], "b": {"c": -math.inf}})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1.0, None], "b": {"c": None}}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_json_of_two_processes_and_on_a_full_disk(tmp_path, monkeypatch):
+    """Another process writes the same file meanwhile; half a file is removed when there is no room for the rest."""
+    path, sync = tmp_path / "x.json", os.fsync
+
+    def other(number: int) -> None:
+        monkeypatch.setattr(os, "fsync", sync)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 1)
+            workdir.write_json(path, "theirs")
+        sync(number)
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", other)
+    workdir.write_json(path, "ours")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        workdir.write_json(path, "more")
+    assert json.loads(path.read_text()) == "ours"
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 

@@ -5,7 +5,9 @@ written one by one under other names and renamed when they are whole, so that a 
 next; the directory has its final name when everything is there.
 """
 
+import contextlib
 import dataclasses
+import errno
 import functools
 import io
 import json
@@ -85,20 +87,40 @@ def prepare(
         "sources": {split: [source.name, source.fingerprint, len(source)] for split, source in sources.items()},
         "shard_images": shard_images,
     }
-    if final.exists():
-        _check_same(final, plan)
-    else:
+    if not final.exists():
         unfinished = final.with_name(f"{layout.version}.incomplete")
         with lock.hold(unfinished, _log.warning, what="directory", flag="--out or --name"):
-            _begin(unfinished, plan)
-            done, total = 0, sum(map(len, sources.values()))
-            for split, source in sources.items():
-                report = functools.partial(_report, progress, done, total)
-                _write_split(layout, source, unfinished, split, shard_images, report)
-                done += len(source)
-            _finish(layout, unfinished, final, {split: len(source) for split, source in sources.items()}, shard_images)
+            if final.exists():  # another process has just finished it, and what the lock is in was made anew
+                _remove(unfinished)
+            else:
+                _write(layout, sources, unfinished, final, plan, progress)
+    _check_same(final, plan)
     records = json.loads((final / "prepared.json").read_text(encoding="utf-8"))
     return Prepared(final, records["counts"], [tuple(entry) for entry in records["broken"]])
+
+
+def _write(
+    layout: Layout,
+    sources: Mapping[str, Source],
+    unfinished: pathlib.Path,
+    final: pathlib.Path,
+    plan: dict,
+    progress: Callable[[int, int], None],
+) -> None:
+    _begin(unfinished, plan)
+    done, total = 0, sum(map(len, sources.values()))
+    for split, source in sources.items():
+        report = functools.partial(_report, progress, done, total)
+        _write_split(layout, source, unfinished, split, plan["shard_images"], report)
+        done += len(source)
+    _finish(layout, unfinished, final, {split: len(source) for split, source in sources.items()}, plan["shard_images"])
+
+
+def _remove(unfinished: pathlib.Path) -> None:
+    """Remove a directory that holds a lock alone."""
+    (unfinished / lock.FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it is gone, or not empty
+        unfinished.rmdir()
 
 
 def _report(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
@@ -113,7 +135,7 @@ def _begin(unfinished: pathlib.Path, plan: dict) -> None:
             raise UserError(
                 f"{unfinished} was begun with other data or settings; remove it, or give another --out or --name."
             )
-    elif any(path.name != lock.FILE for path in unfinished.iterdir()):
+    elif any(file.name != lock.FILE and file.suffix != ".writing" for file in unfinished.iterdir()):
         raise UserError(f"{unfinished} is not empty; remove it, or give another --out or --name.")
     else:
         _write_json(path, plan)
@@ -136,7 +158,8 @@ def _write_split(
         path = directory / f"{layout.name}-{split}.array_record-{shard:05}-of-{count:05}"
         rows = np.arange(shard * size, min((shard + 1) * size, len(source)))
         if not (path.is_file() and _record_of(path).is_file()):
-            record = _write_shard(layout, source, rows, path, split, progress)
+            with _file_errors(path):
+                record = _write_shard(layout, source, rows, path, split, progress)
             _write_json(_record_of(path), record)
         progress(int(rows[-1]) + 1)
 
@@ -174,8 +197,21 @@ def _write_shard(
     writer.close()
     if not record["count"]:
         raise UserError(f"{len(rows)} images of {source.name} in a row are broken; see ssl-jax data check.")
+    _sync(temporary)
     os.replace(temporary, path)
     return record
+
+
+@contextlib.contextmanager
+def _file_errors(path: pathlib.Path) -> Iterator[None]:
+    """Raise the `OSError` that it is where array_record says `RuntimeError`, for example for a full disk."""
+    try:
+        yield
+    except RuntimeError as error:
+        code = next((code for code in errno.errorcode if f"() failed: {os.strerror(code)};" in str(error)), None)
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def _examples(layout: Layout, source: Source, rows: np.ndarray) -> Iterator[tuple[str, dict[str, Any], str | None]]:
@@ -240,6 +276,8 @@ def _finish(layout: Layout, unfinished: pathlib.Path, final: pathlib.Path, count
     plan = json.loads((unfinished / "plan.json").read_text(encoding="utf-8"))
     found = {split: len(names) for split, names in files.items()}
     _write_json(unfinished / "prepared.json", {"plan": plan, "counts": found, "broken": broken})
+    for path in filter(pathlib.Path.is_file, unfinished.iterdir()):  # also what tensorflow-datasets has written
+        _sync(path)
     os.replace(unfinished, final)
     for path in [
         *final.glob("*.array_record-*.json"),
@@ -258,4 +296,11 @@ def _write_json(path: pathlib.Path, content: Any) -> None:
     """Write a file that is whole or not there; JSON also holds names that are no UTF-8."""
     temporary = path.with_name(f"{path.name}.writing")
     temporary.write_text(json.dumps(content), encoding="utf-8")
+    _sync(temporary)
     os.replace(temporary, path)
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Have the disk hold a file, so that after a loss of power none is there under its final name but empty."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

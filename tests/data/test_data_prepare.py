@@ -1,6 +1,8 @@
 """Any source as array_record files that tensorflow-datasets reads, written again after a kill."""
 
+import errno
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax import data
+from ssl_jax import data, lock
 from ssl_jax.core import UserError
+from ssl_jax.data import preparing
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -167,6 +170,68 @@ def test_one_at_a_time(tmp_path):
     data.prepare(digits, "digits", tmp_path, progress=second)
     assert seen
     assert not list(tmp_path.rglob(".lock"))
+
+
+def test_goes_on_after_a_full_disk(tmp_path, monkeypatch):
+    """It is full when the plan is written, and then when a file is closed."""
+    digits, write = {"train": data.load("digits", "train[:9]")}, pathlib.Path.write_text
+
+    def full(path, content, **arguments):
+        write(path, content[:5], **arguments)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "write_text", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            data.prepare(digits, "digits", tmp_path)
+    unfinished = tmp_path / "digits" / "1.0.0.incomplete"
+    assert {path.name for path in unfinished.iterdir()} == {".lock", "plan.json.writing"}
+    shard = unfinished / "digits-train.array_record-00000-of-00001"
+    draft = shard.with_name(f"{shard.name}.writing")
+    draft.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as error:
+        data.prepare(digits, "digits", tmp_path)
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(shard))
+    draft.unlink()
+    assert data.prepare(digits, "digits", tmp_path).counts == {"train": 9}
+
+
+def test_what_another_process_has_finished_is_not_made_again(tmp_path, monkeypatch):
+    """It ends between the first look and the lock."""
+    digits, hold = {"train": data.load("digits", "train[:9]")}, lock.hold
+
+    def late(directory, *arguments, **names):
+        monkeypatch.setattr(lock, "hold", hold)
+        made.append(data.prepare(digits, "digits", tmp_path))
+        return hold(directory, *arguments, **names)
+
+    made, seen = [], []
+    monkeypatch.setattr(lock, "hold", late)
+    assert data.prepare(digits, "digits", tmp_path, progress=lambda done, total: seen.append(done)) == made[0]
+    assert not seen
+    assert [path.name for path in (tmp_path / "digits").iterdir()] == [made[0].path.name]
+
+
+def test_no_name_before_the_disk_has_the_bytes(tmp_path, monkeypatch):
+    """So that a loss of power leaves no empty file under a final name."""
+    synced, renamed, sync, replace = set(), [], os.fsync, os.replace
+
+    def fsync(number):
+        synced.add(os.fstat(number).st_ino)
+        sync(number)
+
+    def rename(old, new, **arguments):
+        whole = pathlib.Path(old)
+        files = [path for path in whole.iterdir() if path.name != lock.FILE] if whole.is_dir() else [whole]
+        assert {path.name for path in files if path.stat().st_ino not in synced} == set()
+        renamed.append(pathlib.Path(new).name)
+        replace(old, new, **arguments)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(preparing.os, "replace", rename)
+    data.prepare({"train": data.load("digits", "train[:9]")}, "digits", tmp_path)
+    shard = "digits-train.array_record-00000-of-00001"
+    assert {"plan.json", shard, f"{shard}.json", "prepared.json", "1.0.0"} <= set(renamed)
 
 
 def test_what_cannot_be_prepared(tmp_path):
