@@ -73,5 +73,6 @@ def test_the_augmentation_of_the_documentation_is_one(capsys, monkeypatch):
     monkeypatch.setattr(ssl_jax.augment, "mine", lambda size, *, mean=None, std=None: names["views"], raising=False)
     monkeypatch.setattr(experiment, "RECIPES", (*experiment.RECIPES, "mine"))
     config = simclr.get_config("test")
-    config.augment, config.augment_args = "mine", {}
+    config.augment = "mine"
+    config.augment_args = {}
     assert experiment.build_views(config, ssl_jax.data.load("digits")).views is names["views"]
