@@ -43,6 +43,9 @@ make_venv() {
   if [ -e "$venv" ] && [ ! -e "$venv/pyvenv.cfg" ] && [ -n "$(ls -A -- "$venv")" ]; then
     fail "$venv exists and is no virtual environment; move it away, or set SSL_JAX_VENV to another place"
   fi
+  if [ -e "$venv/pyvenv.cfg" ] && [ ! -e "$venv/ssl_jax.stamp" ] && [ "$venv" != "$root/.venv" ]; then # not ours to clear
+    fail "the virtual environment $venv has no working Python 3.11 or newer; move it away, or set SSL_JAX_VENV to another place"
+  fi
   say "Making a virtual environment in $venv with $("$python" --version 2>&1)"
   if "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     "$python" -m venv --clear -- "$venv"

@@ -8,11 +8,11 @@
 # the same command goes on from the newest checkpoint. RETRIES=10 gives it so many times by itself.
 set -euo pipefail
 
-if [ $# -lt 3 ]; then
+read -r -a hosts <<<"${1:-}"
+if [ $# -lt 3 ] || [ "${#hosts[@]}" = 0 ]; then
   printf 'usage: launch/hosts.sh "HOST HOST ..." CONFIG WORKDIR [--config.FIELD=VALUE ...]\n' >&2
   exit 2
 fi
-read -r -a hosts <<<"$1"
 config=$2 workdir=$3
 shift 3
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -42,7 +42,7 @@ attempt() {
   for i in "${!hosts[@]}"; do
     host=${hosts[$i]}
     line=$(quoted bash -c "$remote" ssl-jax "$command" pretrain "--config=$config" "--workdir=$workdir" "$@" \
-      "--coordinator=${hosts[0]}:$port" "--processes=${#hosts[@]}" "--process=$i")
+      "--coordinator=${hosts[0]#*@}:$port" "--processes=${#hosts[@]}" "--process=$i")
     [ -p "$fifos/$i" ] || mkfifo "$fifos/$i"
     sleep 2147483647 >"$fifos/$i" &
     held+=($!)
@@ -64,5 +64,8 @@ for ((try = 0; ; try++)); do
   attempt "$@" || status=$?
   if [ "$status" = 0 ] || [ -n "$stopping" ] || [ "$try" -ge "${RETRIES:-0}" ]; then exit "$status"; fi
   printf 'Ended with status %s; starting again (%s of %s).\n' "$status" "$((try + 1))" "${RETRIES:-0}" >&2
-  sleep "${PAUSE:-30}"
+  sleep "${PAUSE:-30}" &
+  held=($!) # so that a signal ends it
+  wait "$!" || true
+  [ -z "$stopping" ] || exit "$status"
 done

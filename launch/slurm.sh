@@ -29,9 +29,9 @@ if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then # a directory holds one run
   workdir=$workdir/$SLURM_ARRAY_TASK_ID
   set -- "--config.seed=$SLURM_ARRAY_TASK_ID" "$@"
 fi
-# Slurm runs a copy of this script; the command is that of the environment, or of the directory of sbatch.
+# Slurm runs a copy of this script; the command is SSL_JAX, or that of the directory of sbatch, or that of PATH.
 command=${SSL_JAX:-$SLURM_SUBMIT_DIR/.venv/bin/ssl-jax}
-[ -x "$command" ] || command=ssl-jax
+[ -n "${SSL_JAX:-}" ] || [ -x "$command" ] || command=ssl-jax
 
 # If one task fails, the others end by themselves within a minute. Slurm would end them with a SIGTERM at once, and a run
 # that can't go on would look like one that was asked to stop, and be queued again and again.

@@ -68,6 +68,18 @@ def test_hosts_start_one_process_each(tools):
     assert "starting again (1 of 1)" in done.stderr
     assert tools("hosts.sh", "one", "simclr", "/a", programs=programs).returncode == 0
     assert tools("hosts.sh", "one", programs={}).returncode == 2
+    done = tools("hosts.sh", " ", "simclr", "/a", programs={})
+    assert (done.returncode, done.stderr[:6]) == (2, "usage:"), "no host"
+    done = tools("hosts.sh", "me@one you@two", "simclr", "/a", programs=programs)
+    assert done.stdout.count("|--coordinator=one:52731|") == 2, "the name of a user is ssh's affair"
+
+
+def test_a_pause_before_another_attempt_can_be_interrupted(tools, tmp_path):
+    ssh = 'echo "$1" >>"$LOG"; { sleep 0.3; kill -TERM "$PPID"; } >/dev/null 2>&1 & exit 3'
+    done = tools("hosts.sh", "one", "simclr", "/a", programs={"ssh": ssh}, RETRIES="5", PAUSE="20")
+    assert done.returncode == 3
+    assert "starting again (1 of 5)" in done.stderr
+    assert (tmp_path / "bin" / "log").read_text() == "one\n"
 
 
 def test_slurm_requeues_what_was_saved(tools):
@@ -85,6 +97,9 @@ def test_slurm_requeues_what_was_saved(tools):
         assert done.returncode == int(status)
         assert done.stdout.splitlines()[0].endswith("--workdir=/runs")
         assert "scontrol" not in done.stdout
+    for given, started in (("/none/ssl-jax", "/none/ssl-jax"), ("", "ssl-jax")):
+        done = tools("slurm.sh", "simclr", "/runs", programs=programs, STATUS="0", SSL_JAX=given, **slurm)
+        assert f" {started} pretrain " in done.stdout, "one that was asked for is not replaced by another"
 
 
 def test_a_tpu_slice_that_is_taken_away_is_asked_for_again(tools, tmp_path):
@@ -93,7 +108,7 @@ def test_a_tpu_slice_that_is_taken_away_is_asked_for_again(tools, tmp_path):
     echo "$3 $4 ${*: -1}" >>"$LOG"
     n=$(grep -c pretrain "$LOG")
     case "$3 $4" in
-      "queued-resources describe") cat "$LOG.state" 2>/dev/null ;;
+      "queued-resources describe") cat "$LOG.state" 2>/dev/null || { echo "ERROR: NOT_FOUND" >&2; exit 1; } ;;
       "queued-resources create") echo ACTIVE >"$LOG.state" ;;
       "queued-resources delete") rm "$LOG.state" ;;
       *) if [[ "${*: -1}" = *pretrain* && $n = 1 ]]; then echo SUSPENDED >"$LOG.state"; exit 1; fi ;;
@@ -105,6 +120,50 @@ def test_a_tpu_slice_that_is_taken_away_is_asked_for_again(tools, tmp_path):
     kinds = [line.split(" ", 2)[:2] for line in (tmp_path / "bin" / "log").read_text().splitlines()]
     assert kinds.count(["queued-resources", "create"]) == kinds.count(["queued-resources", "delete"]) == 2
     assert kinds.count(["tpu-vm", "scp"]) == 2
+
+
+def test_what_passes_is_waited_out(tools, tmp_path):
+    """Without network for a moment, and not to be deleted at once: neither asked for anew nor asked without a pause."""
+    gcloud = """
+    echo "$4" >>"$LOG"
+    case "$4" in
+      describe)
+        now=$(head -n 1 "$LOG.states"); sed -i 1d "$LOG.states"
+        [ "$now" != down ] || { echo "ERROR: no network" >&2; exit 1; }
+        echo "$now" ;;
+      delete) [ ! -e "$LOG.busy" ] || { rm "$LOG.busy"; exit 1; } ;;
+    esac"""
+    programs, log = {"gcloud": gcloud, "sleep": 'echo sleep >>"$LOG"'}, tmp_path / "bin" / "log"
+    states = "WAITING", "down", "SUSPENDING", "SUSPENDED", "SUSPENDED", "ACTIVE"
+    log.with_suffix(".states").write_text("".join(f"{state}\n" for state in states))
+    log.with_suffix(".busy").touch()
+    done = tools("tpu_pod.sh", "simclr", "/mnt", programs=programs, ZONE="z")
+    assert done.returncode == 0, done.stderr
+    assert "ERROR: no network" in done.stderr
+    found = log.read_text().split()
+    waits = ["describe", "sleep"] * 3 + ["describe", "delete", "sleep", "describe", "delete", "create", "describe"]
+    assert [word for word in found if word in waits] == [*waits, "delete"]
+    log.unlink()
+    log.with_suffix(".states").write_text("down\n")
+    done = tools("tpu_pod.sh", "simclr", "/mnt", programs=programs, ZONE="z")
+    assert (done.returncode, done.stderr, log.read_text()) == (1, "ERROR: no network\n", "describe\n")
+
+
+def test_an_environment_of_the_users_is_not_erased(tools, tmp_path):
+    """One that was made here is, where its Python is too old or broken."""
+    folder, log = tmp_path / "env", tmp_path / "bin" / "log"
+    folder.mkdir()
+    (folder / "pyvenv.cfg").touch()
+    setting = {"SSL_JAX_VENV": "env", "SSL_JAX_PYTHON": "anypython"}
+    programs = {"anypython": '[ "$2" != venv ] || echo "$@" >>"$LOG"'}
+    done = tools("quickstart.sh", programs=programs, **setting)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: the virtual environment {folder} has no working Python 3.11 or newer; move it")
+    assert not log.exists()
+    (folder / "ssl_jax.stamp").touch()
+    tools("quickstart.sh", programs=programs, **setting)
+    assert log.read_text() == f"-m venv --clear -- {folder}\n"
 
 
 def test_the_manifest_starts_a_run_on_every_host():
