@@ -44,7 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.warmup_epochs = 10.0
     c.final_learning_rate = 1e-6
     if variant == "dinov2":
-        c.method_args.update({"shared_head": False, "sinkhorn": True, "koleo": 0.1, "train_norms": False})
+        c.method_args.update({"shared_head": False, "sinkhorn": True, "koleo": 0.1})
         c.optimizer_args.groups["patch_head/last"] = {"frozen_epochs": 1}
     if variant == "fashion_mnist":
         c = small(common.fashion_mnist(c))

@@ -17,6 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c = common.base("moco_v3")
     momentum = {"schedule": "cosine", "start": 0.99, "end": 1.0}
     c.method_args = ConfigDict({"layers": 2, "hidden": 4096, "dim": 256, "temperature": 1.0, "momentum": momentum})
+    c.method_args.predictor_norm = bool(variant)  # the authors' `MoCo_ResNet` has none there, `MoCo_ViT` has
     c.encoder_args = ConfigDict({"zero_init_residual": True})
     c.augment = "byol"
     c.augment_args = ConfigDict({"method": "linear", "crop_scale": (0.2, 1.0)})

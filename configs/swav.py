@@ -18,6 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     variant = common.parse(arg, "small_batch", "fashion_mnist", "test")
     c = common.base("swav")
     c.method_args = ConfigDict({"prototypes": 3000, "temperature": 0.1, "epsilon": 0.05})
+    c.encoder_args = ConfigDict({"bn_groups": 8})  # the authors' batch statistics are of 8 GPUs with 64 images each
     c.augment = "swav"
     c.augment_args = ConfigDict({"local_views": 6})
     c.batch_size = 4096
@@ -30,6 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if variant == "small_batch":
         c.method_args.update({"queue_size": 3840, "queue_start": round(15 * EPOCH)})
         c.optimizer_args.groups.prototypes.frozen_steps = 5005
+        c.encoder_args = ConfigDict()
         c.batch_size = 256
         c.epochs = 200.0
         c.learning_rate = 0.6

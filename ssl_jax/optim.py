@@ -1,6 +1,7 @@
 """Optimizers with the conventions of the papers, through optax."""
 
 import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ import optax
 
 from ssl_jax.core import PyTree, UserError
 from ssl_jax.schedules import Schedule
+
+TOKENS = ("cls", "pos_cls", "mask_token", "mask")  # of `nets.ViT` and MAE's decoder
 
 
 def scaled_learning_rate(base: float, batch_size: int, scaling: str = "linear") -> float:
@@ -31,12 +34,30 @@ def unlikely_rate(name: str, peak: float) -> str | None:
 
 
 def is_kernel(params: PyTree) -> PyTree:
-    """True for weights with two or more axes: what decays and adapts. Biases and norm parameters have one axis."""
-    return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
+    """True for what decays and adapts: weights with two or more axes, tokens, and the trained norms of prototypes.
+
+    Biases and norm parameters have one axis, by which the authors' code knows them (BYOL's by their names). Tokens and
+    prototypes' norms have one here only: in the code of DINO, iBOT, DINOv2 and MAE they are `[1 1 d]`, `[1 d]` and
+    `[k 1]`, and decay.
+    """
+    return jax.tree.map_with_path(lambda keys, p: jnp.ndim(p) > 1 or _has_more_axes_there(_path(keys)), params)
 
 
 def _is_no_kernel(params: PyTree) -> PyTree:
-    return jax.tree.map(lambda p: jnp.ndim(p) <= 1, params)
+    return jax.tree.map(operator.not_, is_kernel(params))
+
+
+def _is_matrix(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda p: jnp.ndim(p) > 1, params)
+
+
+def _has_more_axes_there(path: str) -> bool:
+    """Whether a parameter with one axis here has more in the authors' code, see `is_kernel`."""
+    return path.rpartition("/")[2] in TOKENS or f"/{path}".endswith("/last/scale")
+
+
+def _path(keys: tuple) -> str:
+    return "/".join(str(getattr(key, "key", key)) for key in keys)
 
 
 def lars(
@@ -103,7 +124,8 @@ def create(
       clip_norm: clip the gradient's global norm, or None.
       clip_each_norm: clip the norm of each array by itself (DINO), or None.
       decay: what decays: "all" parameters, as torch's optimizers do it when nothing else is said (MoCo, SimSiam), or
-        "kernels" (DINO); None is "all" for `sgd` and "kernels" for the others. LARS takes "kernels" only.
+        "kernels" (DINO), see `is_kernel`, or "matrices", which leaves tokens out (MAE's fine-tuning); None is "all" for
+        `sgd` and "kernels" for the others. LARS takes "kernels" only.
       groups: parameters that are treated differently: a path such as "predictor" or "head/last", which stands for all
         below it, and what differs: any of these arguments but `groups` and `clip_norm`, and `frozen_steps`, the number
         of first steps in which nothing of it moves. Of several paths that fit, the longest counts.
@@ -132,7 +154,7 @@ def group_labels(params: PyTree, *, paths: tuple[str, ...]) -> PyTree:
     found = set()
 
     def label(keys: tuple, _: Any) -> str:
-        path = "/".join(str(getattr(key, "key", key)) for key in keys) + "/"
+        path = _path(keys) + "/"
         fitting = max((p for p in paths if path.startswith(p.rstrip("/") + "/")), key=len, default="")
         found.add(fitting)
         return fitting
@@ -191,9 +213,10 @@ def _one(
 def _decaying(name: str, decay: str | None) -> Callable[[PyTree], PyTree] | None:
     """The mask of what decays, None for everything."""
     decay = decay or ("all" if name == "sgd" else "kernels")
-    if decay not in ("all", "kernels") or (decay == "all" and name.startswith("lars")):
-        raise UserError(f'`decay` is "all" or "kernels", and "kernels" for LARS, not {decay!r} for {name}.')
-    return is_kernel if decay == "kernels" else None
+    masks = {"all": None, "kernels": is_kernel, "matrices": _is_matrix}
+    if decay not in masks or (decay != "kernels" and name.startswith("lars")):
+        raise UserError(f'`decay` is "all", "kernels" or "matrices", and "kernels" for LARS, not {decay!r} for {name}.')
+    return masks[decay]
 
 
 def _from(first: int, schedule: float | Schedule) -> float | Schedule:

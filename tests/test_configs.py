@@ -10,7 +10,7 @@ import pytest
 import recipes
 from ml_collections import ConfigDict
 
-from ssl_jax import experiment, nets, teachers
+from ssl_jax import experiment, nets, optim, teachers
 from ssl_jax.data import from_arrays
 from ssl_jax.nets import functional
 from ssl_jax.train_step import with_views
@@ -25,6 +25,32 @@ SHAPES = {
 
 
 CLASSES = {"tfds:imagenet2012": 1000, "fashion_mnist": 10, "digits": 10, "photos": 2, "photos:skimage": 8}
+
+
+# What has one axis here and decays, since it has two or three in the authors' code (`weight_g` [k 1], tokens [1 1 d]):
+# `get_params_groups` in `utils.py` of DINO and iBOT, `param_groups.py` of DINOv2 (by name: no bias, norm or gamma; its
+# `dino_head.py` trains the norms), timm's `add_weight_decay` in MAE's `main_pretrain.py`.
+TOKENS = {"encoder/cls", "encoder/pos_cls"}
+DECAYS = {
+    ("dino", ""): {*TOKENS, "head/last/scale"},
+    ("dino", "vanilla"): TOKENS,
+    ("dino", "resnet50"): set(),
+    ("ibot", ""): {*TOKENS, "encoder/mask_token", "head/last/scale"},
+    ("ibot", "dinov2"): {*TOKENS, "encoder/mask_token", "head/last/scale", "patch_head/last/scale"},
+    ("mae", ""): {"encoder/cls", "decoder/mask"},
+    **{(name, ""): set() for name in ("byol", "barlow_twins", "vicreg", "moco_v3", "swav", "simclr")},
+}
+
+
+def check_decay(params, expected: set[str]) -> None:
+    """All arrays of two axes or more decay, and of the others those expected."""
+    decays = jax.tree.leaves(optim.is_kernel(params))
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (len(x.shape), decay)
+        for (path, x), decay in zip(jax.tree.leaves_with_path(params), decays, strict=True)
+    }
+    assert {path for path, (axes, decay) in found.items() if axes < 2 and decay} == expected
+    assert all(decay for axes, decay in found.values() if axes > 1)
 
 
 def get_config(name: str, variant: str) -> ConfigDict:
@@ -82,6 +108,8 @@ def test_variant_fits_together(name, variant, monkeypatch):
     loss, params, _, pooled = jax.eval_shape(step, jax.random.key(0), image, ids)
     assert loss.shape == ()
     assert len(pooled) == b
+    if (name, variant) in DECAYS:
+        check_decay(params, DECAYS[name, variant])
     if config.encoder == "resnet50":
         sizes = [x.shape for x in jax.tree.leaves(params["encoder"])]
         [channels] = [shape[2] for shape in sizes if shape[:2] == (7, 7)]  # that the method shows it

@@ -22,7 +22,7 @@ def shown(capsys, *argv: str) -> str:
 
 def test_a_config_shows_its_fields_as_they_will_be(capsys):
     text = shown(capsys, "pretrain", "--config=dino:test", "--config.batch_size=32", "--config.method_args.hidden=7")
-    assert "`:vanilla` has two large crops" in text  # the file's own words
+    assert "`:vanilla` is the authors' plain run" in text  # the file's own words
     assert re.search(r"^  batch_size=32 +of all devices together$", text, re.MULTILINE)
     assert re.search(r"^    \.hidden=7$", text, re.MULTILINE)
     assert re.search(r"^    \.widths=\(8, 16\)$", text, re.MULTILINE)

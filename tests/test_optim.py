@@ -9,6 +9,7 @@ from values import assert_close
 
 from ssl_jax import optim, schedules
 from ssl_jax.core import UserError
+from ssl_jax.evaluation import tuning
 
 NAMES = (
     "dense/kernel",
@@ -160,6 +161,60 @@ def test_sgd_decays_all_parameters_as_mocos_and_simsiams():
     updates = one_update("sgd", weight_decay=0.1)
     for leaf in updates.values():
         np.testing.assert_allclose(leaf, -0.01, rtol=1e-6)
+
+
+ONE_AXIS = {
+    "encoder": dict.fromkeys(("cls", "pos_cls", "mask_token", "patch_bias"), np.ones(2, np.float32)),
+    "decoder": {"mask": np.ones(2, np.float32)},
+    "head": {"last": {"scale": np.ones(2, np.float32)}, "norm0": {"scale": np.ones(2, np.float32)}},
+}
+OF_MORE_AXES_THERE = {"encoder/cls", "encoder/pos_cls", "encoder/mask_token", "decoder/mask", "head/last/scale"}
+
+
+def decaying(tx):
+    """Paths of `ONE_AXIS` that move with gradients of zero."""
+    updates, _ = tx.update(jax.tree.map(np.zeros_like, ONE_AXIS), tx.init(ONE_AXIS), ONE_AXIS)
+    moved = [path for path, update in jax.tree.leaves_with_path(updates) if update.any()]
+    return {jax.tree_util.keystr(path, simple=True, separator="/") for path in moved}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lars", "lars_byol"])
+def test_tokens_and_norms_of_prototypes_decay_though_they_have_one_axis(name):
+    """`get_params_groups` of DINO and iBOT, `get_params_groups_with_decay` of DINOv2, timm's `add_weight_decay` in MAE.
+
+    LARS excludes one axis only in Barlow Twins, VICReg, MoCo v3 and DINO, and biases and norms by name in BYOL.
+    """
+    assert decaying(optim.create(name, 0.1, weight_decay=0.1, decay="kernels")) == OF_MORE_AXES_THERE
+    groups = {"head": {"weight_decay": 0.2}}
+    assert decaying(optim.create(name, 0.1, weight_decay=0.1, decay="kernels", groups=groups)) == OF_MORE_AXES_THERE
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lars"])
+def test_what_decays_leaves_the_optimizers_state_as_it_is(name, monkeypatch):
+    """States of before tokens decayed still fit."""
+    fields = {"bias_rate_scale": 0.5} if name == "lars" else {}
+    make = lambda: optim.create(  # noqa: E731
+        name,
+        0.1,
+        weight_decay=schedules.linear(0.0, 1.0, steps=1),
+        decay="kernels",
+        groups={"head/last": {"frozen_steps": 2}},
+        **fields,
+    )
+    now = jax.tree.structure(make().init(ONE_AXIS))
+    monkeypatch.setattr(optim, "_has_more_axes_there", lambda path: False)
+    assert jax.tree.structure(make().init(ONE_AXIS)) == now
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_fine_tuning_leaves_tokens_out(name):
+    """`no_weight_decay` of MAE's and DeiT's transformers."""
+    assert decaying(optim.create(name, 0.1, weight_decay=0.1, decay="matrices")) == set()
+    tx = tuning.optimizer(tuning.FineTuning(optimizer=name, weight_decay=0.1, warmup=0.0), 10)
+    params = {"encoder": {"cls": jnp.ones(2)}, "classifier": {"kernel": jnp.ones((2, 2))}}
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    assert updates["classifier"]["kernel"].any()
+    assert not updates["encoder"]["cls"].any()
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

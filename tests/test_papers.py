@@ -110,3 +110,21 @@ def test_transformers_have_the_authors_numbers_of_parameters(name, parameters, i
     count = sum(x.size for x in jax.tree.leaves(params["encoder"]))
     fixed = {"dino": 0, "ibot": 384, "mae": -197 * 768}[name]
     assert count == parameters + fixed
+
+
+def test_dinos_vanilla_run_is_the_defaults_of_main_dino(imagenet):
+    """Its README's "Vanilla DINO training": 8 GPUs with 64 images each, and no flag but the architecture."""
+    config = get_config("dino", "vanilla")
+    parts = experiment.build(config)
+    assert (config.batch_size, config.epochs, config.method_args.teacher_temperature) == (512, 100, 0.04)
+    assert not config.method_args.train_norms
+    assert config.augment_args == get_config("dino", "").augment_args
+    assert config.augment_args.to_dict() == {"local_views": 8, "global_scale": (0.4, 1.0), "local_scale": (0.05, 0.4)}
+    assert parts.rate(jnp.asarray(round(10 * 1_281_167 / 512))) == pytest.approx(1e-3, rel=1e-5)
+
+
+def test_swavs_batch_statistics_are_of_512_images(imagenet):
+    """`--sync_bn apex` with groups of 8 GPUs, 64 images each; `swav_200ep_bs256_pretrain.sh` has torch's, of all."""
+    groups = {variant: get_config("swav", variant).encoder_args.get("bn_groups", 1) for variant in ("", "small_batch")}
+    assert groups == {"": 4096 // 512, "small_batch": 1}
+    assert all("bn_groups" not in get_config("swav", variant).encoder_args for variant in ("fashion_mnist", "test"))

@@ -211,6 +211,8 @@ def optimizer(recipe: FineTuning, steps: int) -> optax.GradientTransformation:
         weight_decay=recipe.weight_decay,
         momentum=recipe.momentum,
         clip_norm=recipe.clip_norm,
+        # The class token rests, as in MAE's and DeiT's (`no_weight_decay`), though it decays in pretraining.
+        decay="matrices" if recipe.optimizer in ("adamw", "lamb") else None,
     )
 
     def scale(updates: PyTree, _: PyTree) -> PyTree:

@@ -16,9 +16,13 @@ def koleo(x: Float[Array, "b d"], *, eps: float = 1e-8) -> Float[Array, ""]:
 
     Args:
       x: embeddings of any scale, at least two.
-      eps: added to the differences and to the distance, so that equal points give a finite value and gradient.
+      eps: the least norm that is divided by; also added to the differences and to the distance, so that equal points
+        give a finite value and gradient.
+
+    Differs from the authors' code in: no point is its own neighbour, where theirs takes itself for one with a cosine of
+    -1, which matters only for a point that all others are exactly opposite to.
     """
-    x = l2_normalize(at_least_float32(x))
+    x = l2_normalize(at_least_float32(x), eps=eps)
     fixed = lax.stop_gradient(x)
     cosines = jnp.matmul(fixed, fixed.T, precision="highest")
     nearest = jnp.argmax(jnp.where(jnp.eye(len(x), dtype=bool), -jnp.inf, cosines), axis=1)

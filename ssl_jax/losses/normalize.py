@@ -11,6 +11,10 @@ def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def l2_normalize(x: Float[Array, "... d"], *, eps: float = 1e-12) -> Float[Array, "... d"]:
-    """Divide by the Euclidean norm over the last axis, at least `eps` (as torch's `F.normalize`)."""
-    squared = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x * lax.rsqrt(jnp.maximum(squared, eps**2))
+    """Divide by the Euclidean norm over the last axis, at least `eps` (as torch's `F.normalize`).
+
+    Computed in at least float32, in which `eps**2` is not 0, and returned in the dtype of `x`.
+    """
+    inside = at_least_float32(x)
+    squared = jnp.sum(inside * inside, axis=-1, keepdims=True)
+    return (inside * lax.rsqrt(jnp.maximum(squared, eps**2))).astype(x.dtype)

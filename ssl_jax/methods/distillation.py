@@ -58,7 +58,7 @@ def distillation(
       temperature: of the soft labels, > 0.
       labels_weight: 0..1: weight a of the true labels, `(1 - a) soft + a cross-entropy`; above 0 needs "soft".
       mixup: teacher and student see views mixed in pairs, `w x + (1 - w) x'` with w uniform in 0..1 for each example,
-        as the "function matching" of arXiv:2106.05237.
+        as the "function matching" of arXiv:2106.05237. True labels then count by the same shares, `w` and `1 - w`.
       layers: of the student's projector; 1 is a linear map, and a linear classifier for soft labels.
       hidden: width of its hidden layers; None takes the encoder's.
 
@@ -133,8 +133,12 @@ def distillation(
         else:
             value = losses.normalized_mse(output, standardize(target))
         if labels_weight:
-            log_q = jax.nn.log_softmax(output).reshape(b, v, -1)
-            entropy = -jnp.mean(jnp.take_along_axis(log_q, labels_of(batch)[:, None, None], axis=-1))
+            log_q, label = jax.nn.log_softmax(output).reshape(b, v, -1), labels_of(batch)[:, None, None]
+            found = jnp.take_along_axis(log_q, label, axis=-1)
+            if mixup:
+                share = weight.reshape(b, 1, 1).astype(log_q.dtype)
+                found = share * found + (1 - share) * jnp.take_along_axis(log_q, label[::-1], axis=-1)
+            entropy = -jnp.mean(found)
             value = (1 - labels_weight) * value + labels_weight * entropy
             metrics["cross_entropy"] = entropy
         carry = carry.replace(model_state={"encoder": encoder_state, "projector": head_state})

@@ -53,7 +53,7 @@ def ibot(
     steps: int | None = None,
     form: str = "auto",
 ) -> Method:
-    """Build iBOT, or DINOv2's objective with `sinkhorn=True, koleo=0.1, shared_head=False`.
+    """Build iBOT, or DINOv2's objective with `sinkhorn=True, koleo=0.1, shared_head=False, train_norms=True`.
 
     The batch's views are a tuple of arrays, one for each size, of which the first holds the large views that the
     teacher sees and of which patches are hidden (`augment.dino`).
@@ -63,7 +63,7 @@ def ibot(
       prototypes: number of outputs; None leaves it to `examples`, see `small_data`.
       hidden: width of the heads' hidden layers.
       bottleneck: width of the embedding that is compared with the prototypes.
-      train_norms: train the prototypes' norms too.
+      train_norms: train the prototypes' norms too, as the recipes of both papers do.
       shared_head: one head for class tokens and patches, which the paper finds better; DINOv2 has two.
       temperature: of the student's predictions, > 0.
       teacher_temperature: of the class tokens' targets, a number or a schedule; None leaves it to `examples`, `steps`.

@@ -35,6 +35,7 @@ def moco_v3(
     dim: int = 256,
     temperature: float = 1.0,
     momentum: float | Schedule = 0.99,
+    predictor_norm: bool = True,
     form: str = "auto",
 ) -> Method:
     """Build MoCo v3.
@@ -46,11 +47,13 @@ def moco_v3(
       dim: size of queries and keys.
       temperature: of InfoNCE, > 0: 1.0 for ResNets, 0.2 for vision transformers.
       momentum: of the key encoder's average, a number or a schedule (the paper: a cosine to 1).
+      predictor_norm: end the predictor in a batch norm, as the projector does: the authors do so for vision
+        transformers, and not for ResNets.
       form: how InfoNCE goes through its logits: "dense", "tiled" or "ring"; "auto" chooses by their number, see
         `losses.infonce_with_accuracy`. All give the same value.
 
     The loss is `2 * temperature` times InfoNCE, summed over both directions, as the authors' code. Every layer of the
-    heads is without bias and followed by a batch norm, the last of which has no parameters.
+    heads is without bias and followed by a batch norm, the last of which has no parameters (`predictor_norm`).
 
     The authors' code averages at the start of a step, before keys are made, and ours at the end of the step before
     (`update`, after the optimizer), with the momentum of the step that follows: the same sequence, as their first
@@ -65,7 +68,7 @@ def moco_v3(
     losses.check_form(form)
     dtype = getattr(encoder, "dtype", None)
     projector = MLP((hidden,) * (layers - 1) + (dim,), out_norm="plain", dtype=dtype)
-    predictor = MLP((hidden, dim), out_norm="plain", dtype=dtype)
+    predictor = MLP((hidden, dim), out_norm="plain" if predictor_norm else None, out_bias=False, dtype=dtype)
 
     def project(params, state, image, rng):
         pooled, _, encoder_state = functional.encode(

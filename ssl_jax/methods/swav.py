@@ -48,7 +48,7 @@ def swav(
     are made of (`augment.swav`); one array of views is as good, and is multi-crop with no small ones.
 
     Args:
-      encoder: see `ssl_jax.nets.functional`.
+      encoder: see `ssl_jax.nets.functional`. With `bn_groups` > 1 the head's batch statistics are of as many groups.
       prototypes: number of clusters; None leaves it to `examples`, see `small_data`.
       hidden: width of the projection head's hidden layer.
       dim: size of the embedding.
@@ -75,7 +75,7 @@ def swav(
     if queue_size < 0:
         raise UserError(f"`queue_size` can't be {queue_size}; 0 stands for no queue.")
     dtype = getattr(encoder, "dtype", None)
-    projector = MLP((hidden, dim), dtype=dtype)
+    projector = MLP((hidden, dim), bn_groups=getattr(encoder, "bn_groups", 1), dtype=dtype)
     # Scores decide over codes, so they are not rounded to half precision.
     last = Prototypes(prototypes, dtype=jnp.float64 if dtype == jnp.float64 else jnp.float32)
 

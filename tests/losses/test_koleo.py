@@ -36,3 +36,9 @@ def test_equal_points_are_finite():
     value, gradient = jax.value_and_grad(losses.koleo)(jnp.ones((4, 3)))
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
+
+
+def test_norms_below_eps_count_as_eps_as_dinov2s():
+    """`F.normalize(..., eps=1e-8)`: of a row of norm 5e-9 half a unit is left."""
+    x = np.asarray([[3.0, 0.0], [-5e-9, 0.0]], np.float32)
+    assert_close(losses.koleo(jnp.asarray(x)), -np.log(1.5), 1e-6)

@@ -90,3 +90,12 @@ def test_normalised_rows_have_unit_norm_and_keep_their_dtype(dtype):
     assert z.dtype == dtype
     tolerance = 10 * float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(np.linalg.norm(np.asarray(z, np.float32), axis=-1), 1.0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_a_zero_row_and_one_whose_squares_overflow_are_normalised_in_any_dtype(dtype):
+    """In float16 the least squared norm, 1e-24, is 0, and squares of numbers above 256 are infinite."""
+    z, back = jax.vjp(losses.l2_normalize, jnp.asarray([[0, 0], [600, 800]], dtype))
+    np.testing.assert_allclose(np.asarray(z, np.float32), [[0, 0], [0.6, 0.8]], atol=float(jnp.finfo(dtype).eps))
+    assert z.dtype == dtype
+    assert np.isfinite(np.asarray(back(jnp.zeros_like(z))[0], np.float32)).all()

@@ -109,6 +109,20 @@ def test_mixup_shows_the_same_mixed_images_to_both(batch, taught):
     assert 0.0 < weight.min() < 0.5 < weight.max() < 1.0
 
 
+def test_mixup_mixes_true_labels_as_it_does_images(batch, taught):
+    batch = one_view(batch)
+    method, params, carry = start(batch, taught, loss="soft", mixup=True, labels_weight=0.5)
+    _, (_, metrics) = jax.jit(method.loss)(params, carry, batch, jax.random.key(1), ZERO)
+    mix_rng, _ = jax.random.split(jax.random.key(1))
+    weight = np.asarray(jax.random.uniform(mix_rng, (8, 1, 1, 1, 1)), np.float64).ravel()
+    q, label = logits_of(params, metrics), np.asarray(batch["label"])
+    log_q = q - np.log(np.exp(q).sum(axis=1, keepdims=True))
+    rows = np.arange(8)
+    assert (label != label[::-1]).any()
+    expected = weight * log_q[rows, label] + (1 - weight) * log_q[rows, label[::-1]]
+    assert_close(metrics["cross_entropy"], -expected.mean())
+
+
 @pytest.mark.parametrize("arguments", [{}, {"loss": "soft", "mixup": True}])
 def test_the_teacher_gets_no_gradient_and_keeps_every_bit(batch, taught, arguments):
     method, params, carry = start(batch, taught, **arguments)

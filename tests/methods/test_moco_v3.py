@@ -74,6 +74,20 @@ def test_heads_have_no_biases_and_end_in_norms_without_parameters(layers):
     jax.tree.map(np.testing.assert_array_equal, carry.teacher["params"], online)  # starts as a copy
 
 
+def test_a_resnets_predictor_ends_without_a_norm_as_the_authors():
+    """`_build_mlp(..., last_bn=False)` of `MoCo_ResNet` in moco-v3's `moco/builder.py`; `MoCo_ViT` has the norm."""
+    found = {}
+    for norm in (True, False):
+        params, carry = jax.eval_shape(build(predictor_norm=norm).init, jax.random.key(0), networks.batch())
+        found[norm] = sorted(params["predictor"]), sorted(carry.model_state["predictor"]["batch_stats"])
+        assert sorted(carry.model_state["projector"]["batch_stats"]) == ["norm0", "norm1"]
+        assert sorted(params["predictor"]["dense1"]) == ["kernel"]
+    layers = ["dense0", "dense1", "norm0"]
+    assert found == {True: (layers, ["norm0", "norm1"]), False: (layers, ["norm0"])}
+    recipes = {variant: config.get_config(variant).method_args for variant in ("", "vit", "fashion_mnist", "test")}
+    assert [name for name, arguments in recipes.items() if not arguments.predictor_norm] == [""]
+
+
 def test_the_average_follows_the_momentums_schedule():
     """The authors average at the start of a step with its own momentum, `main_moco.py` `adjust_moco_momentum`."""
     method = build(momentum=cosine(0.5, 1.0, steps=4))

@@ -60,6 +60,19 @@ def sinkhorn(scores):
     return np.asarray(losses.sinkhorn(jnp.asarray(scores, jnp.float32)), np.float64)
 
 
+class Grouped(Linear):
+    bn_groups: int = 2
+
+
+def test_the_heads_batch_statistics_are_of_the_encoders_groups():
+    batch = {"views": crops(np.random.default_rng(0), 12, (2, 4))}
+    method = methods.swav(Grouped(), **SMALL)
+    params, carry = jax.jit(method.init)(jax.random.key(0), batch)
+    _, (_, metrics) = jax.jit(method.loss)(params, carry, batch, KEY, jnp.int32(0))
+    halves = [scores_by_hand(params, [batch["views"][0][half]])[0] for half in (slice(6), slice(6, 12))]
+    assert_close(metrics["embedding"], np.concatenate(halves)[:, 0])
+
+
 def test_loss_is_the_swapped_prediction():
     batch = {"views": crops(np.random.default_rng(0), 12, (2, 4), (3, 2))}
     method, params, carry = start(batch)
