@@ -323,10 +323,10 @@ def _loop(experiment, state, watch, checkpoints, position, directory, writer, co
             **experiment.parts,
         )
         for state, metrics, batch in iterator:
+            caught.unsaved = True
             with writing(directory):
                 checkpoints.wait()  # written while this step was made; so a kill never loses more than one interval
             step += 1
-            caught.unsaved = True
             counted.add(metrics)
             watch.see(metrics, batch)
             seen_images += config.batch_size
