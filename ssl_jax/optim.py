@@ -129,7 +129,7 @@ def create(
 
 def updates_counted(opt_state: PyTree) -> int:
     """How many updates the schedules in an optimizer's state have counted: those applied since its `init`."""
-    number = lambda _, x: jnp.ndim(x) == 0 and jnp.issubdtype(x.dtype, jnp.integer)  # noqa: E731
+    number = lambda _, x: getattr(x, "shape", None) == () and x.dtype.kind == "i"  # noqa: E731
     return max((int(x) for _, x in optax.tree.get_all_with_path(opt_state, "count", filtering=number)), default=0)
 
 

@@ -341,10 +341,8 @@ def _loop(experiment, state, watch, checkpoints, position, directory, writer, co
                 elapsed = time.perf_counter() - began
                 speed = max(seen_images, 1) / elapsed
                 logged = {name: float(value) for name, value in metrics.items() if value.ndim == 0}
-                used = (
-                    optim.updates_counted(state.opt_state) - 1 + int(logged["skipped"])
-                )  # a skipped one is not counted
-                logged["learning_rate"] = float(experiment.rate(jnp.asarray(used)))
+                before = optim.updates_counted(state.opt_state) - (not logged["skipped"])  # as the step found it
+                logged["learning_rate"] = float(experiment.rate(jnp.asarray(before)))
                 logged["images_per_second"], logged["skipped"] = round(speed, 1), counted.total
                 logged["data_wait"] = round(waiting.take() / elapsed, 5)
                 if "embedding" in metrics:
