@@ -311,11 +311,9 @@ def test_a_rate_that_was_meant_for_lars_is_doubted():
 def test_updates_are_counted_since_the_optimizer_began():
     """Also with groups, of which one stands still at first, and with a parameter that is called as a counter is."""
     params = {"encoder": {"kernel": np.ones((2, 2), np.float32)}, "count": np.ones(3, np.float32)}
-    groups = {"count": {"frozen_steps": 2}}
-    for name in ("sgd", "adamw"):
-        tx = optim.create(name, lambda step: 0.1 / (1 + step), groups=groups)
-        state = tx.init(params)
-        assert optim.updates_counted(state) == 0
-        for _ in range(3):
-            _, state = tx.update(params, state, params)
-        assert optim.updates_counted(state) == 3
+    tx = optim.create("adamw", lambda step: 0.1 / (1 + step), groups={"count": {"frozen_steps": 1}})
+    state = tx.init(params)
+    assert optim.updates_counted(state) == 0
+    for _ in range(2):
+        _, state = tx.update(params, state, params)
+    assert optim.updates_counted(state) == 2
