@@ -377,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
     except OSError as error:  # a full disk, a lost mount: the machine's state, not a mistake in this program
         text = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     except KeyboardInterrupt:  # during a run the loop sees to it, and saves
-        say("ssl-jax: interrupted before there was anything to save.")
+        say("ssl-jax: interrupted; what was saved before is kept.")
         return 130
     else:
         return 0

@@ -1,11 +1,14 @@
 """Collapse in words: what the numbers of a training step say about it, for people who watch the run.
 
 A method names the sign that fits it, `Method.warn`; what holds for all methods is looked at besides. All functions take
-the scalars that were logged at one step and return a sentence, or None.
+the scalars that were logged at one step and return a sentence, or None. `Alarm` says it, and counts.
 """
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
+
+from ssl_jax.core import UserError
 
 Warn = Callable[[Mapping[str, float]], str | None]
 
@@ -70,3 +73,36 @@ def prototypes(count: int, *, after: int = 200, within: float = 0.01) -> Warn:
 def any_of(*checks: Warn) -> Warn:
     """The first sentence that one of the checks has to say."""
     return lambda logged: next((text for check in checks if (text := check(logged))), None)
+
+
+class Alarm:
+    """Says in words when a run looks collapsed: at the first sign, and again after every ten lines that it lasts.
+
+    Attributes:
+      signs: how many of the last lines of progress looked collapsed, in a row.
+    """
+
+    def __init__(self, warn: Warn, announce: Callable[[str], None], *, limit: int = 0):
+        """`warn` is the method's own; what holds for all methods is looked at besides. A `limit` of 0 is none."""
+        self.warn, self.announce, self.limit, self.signs = any_of(warn, embedding), announce, limit, 0
+
+    def resume(self, position: Mapping[str, Any]) -> None:
+        """Go on counting from what a checkpoint remembers."""
+        self.signs = position.get("collapsed_in_a_row", 0)
+
+    def counts(self) -> dict[str, int]:
+        """What a checkpoint remembers."""
+        return {"collapsed_in_a_row": self.signs}
+
+    def see(self, step: int, logged: Mapping[str, float]) -> UserError | None:
+        """Look at the scalars of one step; an error once `limit` lines in a row looked collapsed."""
+        text = self.warn({**logged, "step": step})
+        if text and self.signs % 10 == 0:
+            self.announce(f"Warning: step {step:,} looks like a collapse: {text}.")
+        self.signs = self.signs + 1 if text else 0
+        if not self.limit or self.signs < self.limit:
+            return None
+        return UserError(
+            f"Stopped and saved at step {step:,}, after {self.signs} line(s) of progress that looked like a collapse: "
+            f"{text}. Mend the recipe and take another --workdir, or go on with --config.max_collapsed=0."
+        )

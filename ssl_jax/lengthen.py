@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from ssl_jax import workdir
+from ssl_jax import atomic, workdir
 from ssl_jax.core import TrainState, UserError
 from ssl_jax.experiment import Experiment
 from ssl_jax.training import initial_state
@@ -48,7 +48,7 @@ def take(record: dict[str, Any], directory: pathlib.Path, *, steps: int) -> dict
     if record["config"]["rounds"] > 1:
         raise UserError(f"{old} works in {before['config']['rounds']} rounds of one length, so it can't be lengthened.")
     checkpoints = old / "checkpoints"
-    saved = sorted(int(p.name) for p in checkpoints.glob("*") if p.name.isdigit()) if checkpoints.is_dir() else []
+    saved = workdir.saved_steps(old)
     if not saved:
         raise UserError(f"{old} has no checkpoint to go on from.")
     step = saved[-1]
@@ -70,7 +70,7 @@ def _copy(checkpoint: pathlib.Path, folder: pathlib.Path) -> None:
     try:
         for leftover in (folder, draft):
             shutil.rmtree(leftover, ignore_errors=True)
-        shutil.copytree(checkpoint, draft / checkpoint.name)
+        shutil.copytree(checkpoint, draft / checkpoint.name, copy_function=atomic.copy)
         draft.replace(folder)
     except (OSError, shutil.Error) as error:
         raise UserError(f"The checkpoint {checkpoint} can't be copied to {folder}: {error}.") from error

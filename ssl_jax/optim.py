@@ -149,6 +149,12 @@ def create(
     return tx if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), tx)
 
 
+def updates_counted(opt_state: PyTree) -> int:
+    """How many updates the schedules in an optimizer's state have counted: those applied since its `init`."""
+    number = lambda _, x: getattr(x, "shape", None) == () and x.dtype.kind == "i"  # noqa: E731
+    return max((int(x) for _, x in optax.tree.get_all_with_path(opt_state, "count", filtering=number)), default=0)
+
+
 def group_labels(params: PyTree, *, paths: tuple[str, ...]) -> PyTree:
     """For every parameter the longest of `paths` that leads to it, or ""; a path that leads nowhere is an error."""
     found = set()

@@ -1,12 +1,13 @@
 """Pretraining from a config into a workdir: the loop with its checkpoints, monitors and signals."""
 
 import contextlib
+import errno
 import math
 import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -38,15 +39,16 @@ from ssl_jax.evaluation import knn_accuracy
 from ssl_jax.experiment import Experiment, build, check_micro_batches
 from ssl_jax.progress import Progress, line
 from ssl_jax.sharding import check_divisible, data_mesh, put, whole
-from ssl_jax.training import Waiting, initial_state, round_starts, train
+from ssl_jax.training import Waiting, initial_state, train
 
 
 class Watch:
-    """What looks on without touching the training: online probe and periodic k-NN, both only with labels."""
+    """What looks on without touching the training: the alarm; online probe and periodic k-NN, both only with labels."""
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment: Experiment, announce: Callable[[str], None]):
         """Choose a bank and queries among the training images, by the seed."""
         config, source = experiment.config, experiment.source
+        self.alarm = collapse.Alarm(experiment.method.warn, announce, limit=config.max_collapsed)
         self.experiment, self.labelled = experiment, source.labels is not None
         self.probe: monitors.Probe | None = None
         self.probing = self.labelled and config.probe
@@ -156,7 +158,7 @@ def _pretrain(
         keep=config.keep_checkpoints,
         when_whole=lambda: workdir.mark_saved(directory),
     )
-    watch = Watch(experiment)
+    watch = Watch(experiment, announce)
     state = initial_state(experiment.method, source, **experiment.parts)
     watch.start(state)
     processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
@@ -190,28 +192,32 @@ def _pretrain(
         )
     elif known:
         announce("The run in this workdir has no checkpoint yet; starting at step 0.")
+    if known and not checkpoints.steps():
+        workdir.begin_anew(directory, record)
     position = {"seed": config.seed, "batch_size": config.batch_size, "fingerprint": inputs.fingerprint}
     damaged = Damaged(source, directory, limit=config.max_damaged)
-    if (too_many := damaged.look(int(state.step))) is not None:
+    with writing(directory):
+        too_many = damaged.look(int(state.step))
+    if too_many is not None:
         raise too_many
     with contextlib.ExitStack() as stack:
         others = True
         try:
-            writer = stack.enter_context(contextlib.closing(workdir.MetricWriter(directory, step=int(state.step))))
+            with writing(directory):
+                writer = stack.enter_context(contextlib.closing(workdir.MetricWriter(directory, step=int(state.step))))
             with hosts.lost():
-                state = _loop(experiment, state, watch, checkpoints, position, writer, counted, damaged, announce)
-                checkpoints.wait()
+                state = _loop(
+                    experiment, state, watch, checkpoints, position, directory, writer, counted, damaged, announce
+                )
             if counted.in_a_row >= counted.limit:
-                raise skips.stop(experiment, directory, counted, int(state.step))
+                with writing(directory):
+                    raise skips.stop(experiment, directory, counted, int(state.step))
             return state
         except hosts.Lost:
             others = False
             raise
-        except OSError as error:
-            raise UserError(
-                f"Writing to {directory} failed: {error.strerror or error}. {newest(checkpoints)} Make room and run "
-                "the same command again."
-            ) from error
+        except BrokenPipeError as error:  # no end in order, as it is for a command whose output `head` reads
+            raise UserError(f"What read the messages of this run has gone. {newest(directory)}") from error
         finally:
             with contextlib.suppress(OSError):  # told above
                 if others:  # it would wait for them
@@ -237,15 +243,10 @@ def claim(directory: pathlib.Path, record: dict[str, Any], *, steps: int) -> boo
 def check_checkpoints_left(directory: pathlib.Path) -> None:
     """Raise a `UserError` if a run had checkpoints and has none: it must not start anew silently.
 
-    A run that was killed before, or while it wrote its first one, may start anew. The line of the step at which it is
-    due comes before it, and no later line before it is whole.
+    A run that was killed before, or while it wrote its first one, may start anew.
     """
-    there, lines = workdir.checkpoint_files(directory), workdir.read_metrics(directory)
-    run = workdir.read_run(directory)
-    begun, every = run.get("lengthened", {}).get("step", 0), run["config"]["checkpoint_every"]
-    due = min((begun // every + 1) * every, run["config"]["steps"] or math.inf)
-    had = (directory / workdir.SAVED).exists() and not any(name.isdigit() for name in there)
-    if had or (lines and lines[-1]["step"] > due and not there):  # runs from before there was such a file
+    if (directory / workdir.SAVED).exists() and not workdir.saved_steps(directory):
+        lines = workdir.read_metrics(directory)
         come = f"come to step {lines[-1]['step']:,}" if lines else "saved its state"
         raise UserError(
             f"{directory} holds a run that has {come}, but its checkpoints are gone; put them back into "
@@ -253,9 +254,22 @@ def check_checkpoints_left(directory: pathlib.Path) -> None:
         )
 
 
-def newest(checkpoints: Any) -> str:
-    """A sentence on the newest checkpoint."""
-    steps = checkpoints.steps()
+@contextlib.contextmanager
+def writing(directory: pathlib.Path) -> Iterator[None]:
+    """Tell in one sentence that writing to a run's directory failed; for nothing but what writes there."""
+    try:
+        yield
+    except OSError as error:
+        mend = "Make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Mend that"
+        raise UserError(
+            f"Writing to {directory} failed: {error.strerror or error}. {newest(directory)} {mend} and run the same "
+            "command again."
+        ) from error
+
+
+def newest(directory: pathlib.Path) -> str:
+    """A sentence on the newest checkpoint that is on the disk; orbax forgets those that a save under way would drop."""
+    steps = workdir.saved_steps(directory)
     return f"The last good checkpoint is of step {steps[-1]:,}." if steps else "There is no checkpoint yet."
 
 
@@ -280,20 +294,22 @@ def restore(
     _, trees, position, damages = checkpoints.restore_newest(like)
     if watch is not None:
         watch.probe = trees.get("probe", watch.probe)
+        watch.alarm.resume(position)
     return trees["state"], position, damages
 
 
-def _loop(experiment, state, watch, checkpoints, position, writer, counted, damaged, announce) -> TrainState:
+def _loop(experiment, state, watch, checkpoints, position, directory, writer, counted, damaged, announce) -> TrainState:
     config, steps = experiment.config, experiment.steps
-    rounds = np.asarray(round_starts(steps, config.rounds))
-    alarm = Alarm(experiment.method.warn, announce, limit=config.max_collapsed)
     progress, vote = Progress(silent=not hosts.is_first()), hosts.Vote(experiment.mesh)
     began, seen_images, waiting = time.perf_counter(), 0, Waiting()
-    step, too_many = int(state.step), None
+    step, stuck, too_many = int(state.step), False, None
+    first = step + 1
 
     def save(*, force: bool = False) -> None:
         trees = {"state": state} if watch.probe is None else {"state": state, "probe": watch.probe}
-        checkpoints.save(step, trees, {**position, "step": step, **counted.counts()}, force=force)
+        counts = {**counted.counts(), **watch.alarm.counts()}
+        with writing(directory):
+            checkpoints.save(step, trees, {**position, "step": step, **counts}, force=force)
 
     with signals.catch(silent=not hosts.is_first()) as caught:
         iterator = train(
@@ -307,9 +323,10 @@ def _loop(experiment, state, watch, checkpoints, position, writer, counted, dama
             **experiment.parts,
         )
         for state, metrics, batch in iterator:
-            checkpoints.wait()  # written while this step was made; so a kill never loses more than one interval
-            step, stuck = step + 1, False
             caught.unsaved = True
+            with writing(directory):
+                checkpoints.wait()  # written while this step was made; so a kill never loses more than one interval
+            step += 1
             counted.add(metrics)
             watch.see(metrics, batch)
             seen_images += config.batch_size
@@ -324,8 +341,8 @@ def _loop(experiment, state, watch, checkpoints, position, writer, counted, dama
                 elapsed = time.perf_counter() - began
                 speed = max(seen_images, 1) / elapsed
                 logged = {name: float(value) for name, value in metrics.items() if value.ndim == 0}
-                begun = rounds[rounds < step][-1]  # the round's first step, where its schedules began
-                logged["learning_rate"] = float(experiment.rate(jnp.asarray(step - 1 - begun)))
+                before = optim.updates_counted(state.opt_state) - (not logged["skipped"])  # as the step found it
+                logged["learning_rate"] = float(experiment.rate(jnp.asarray(before)))
                 logged["images_per_second"], logged["skipped"] = round(speed, 1), counted.total
                 logged["data_wait"] = round(waiting.take() / elapsed, 5)
                 if "embedding" in metrics:
@@ -333,49 +350,28 @@ def _loop(experiment, state, watch, checkpoints, position, writer, counted, dama
                 applied = step - counted.total
                 logged |= monitors.queue(state.carry.memory, batch_size=config.batch_size, steps=applied)
                 logged |= watch.report(state, step, last=last)
-                writer.write(step, logged, digest=digest(state))
-                collapsed = alarm.see(step, logged)
+                with writing(directory):
+                    writer.write(step, logged, digest=digest(state))
+                collapsed = watch.alarm.see(step, logged)
                 remaining = (steps - step) * config.batch_size / speed
                 progress.show(line(step, steps, logged, eta=remaining), keep=last or "knn_top1" in logged)
-                too_many = damaged.look(step) or collapsed
+                with writing(directory):
+                    too_many = damaged.look(step) or collapsed
                 began, seen_images = time.perf_counter(), 0
             if saving or too_many:
                 save(force=last or stop or stuck or too_many is not None)
-            if step == 1:  # compilation is not speed
+            if step == first:  # compilation is not speed
                 began, seen_images = time.perf_counter(), 0
                 waiting.take()
-            if stuck or too_many:
+            if stuck or too_many or stop:
                 iterator.close()
                 progress.close()
                 break
-            if stop:
-                iterator.close()
-                progress.close()
-                checkpoints.wait()
-                raise signals.Interrupted(caught.seen[0] if caught.seen else signal.SIGTERM, step)
+        with writing(directory):
+            checkpoints.wait()  # still here, where a signal does not end the process before the state is saved
     if too_many is not None:
-        checkpoints.wait()
         raise too_many
+    # Not the vote, whose answers may be some steps old: signals since then count, in whichever process.
+    if not stuck and any(hosts.exchange(bool(caught))):
+        raise signals.Interrupted(caught.seen[0] if caught.seen else signal.SIGTERM, step)
     return state
-
-
-class Alarm:
-    """Says in words when a run looks collapsed: at the first sign, and again after every ten lines that it lasts."""
-
-    def __init__(self, warn: collapse.Warn, announce: Callable[[str], None], *, limit: int = 0):
-        """`warn` is the method's own; what holds for all methods is looked at besides. A `limit` of 0 is none."""
-        self.warn, self.announce, self.signs = collapse.any_of(warn, collapse.embedding), announce, 0
-        self.limit = limit
-
-    def see(self, step: int, logged: dict[str, float]) -> UserError | None:
-        """Look at the scalars of one step; an error once `limit` lines in a row looked collapsed."""
-        text = self.warn({**logged, "step": step})
-        if text and self.signs % 10 == 0:
-            self.announce(f"Warning: step {step:,} looks like a collapse: {text}.")
-        self.signs = self.signs + 1 if text else 0
-        if not self.limit or self.signs < self.limit:
-            return None
-        return UserError(
-            f"Stopped and saved at step {step:,}, after {self.signs} line(s) of progress that looked like a collapse: "
-            f"{text}. Mend the recipe and take another --workdir, or go on with --config.max_collapsed=0."
-        )

@@ -8,14 +8,13 @@ gives a `Method` like any other. Heads, memory and optimizer begin as they alway
 import dataclasses
 import os
 import pathlib
-import shutil
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ssl_jax import interop
+from ssl_jax import atomic, interop
 from ssl_jax.core import Carry, Method, PyTree, UserError
 from ssl_jax.interop.files import check_kind
 from ssl_jax.nets.positions import resize
@@ -92,10 +91,8 @@ def keep(path: str | os.PathLike[str], directory: pathlib.Path, *, begun: bool) 
     kept = kept_file(path, directory)
     if begun and kept.is_file():
         return
-    draft = kept.with_name(kept.name + ".part")
     try:
-        shutil.copyfile(path, draft)
-        draft.replace(kept)
+        atomic.copy(path, kept)
     except OSError as error:
         raise UserError(f"{path} can't be copied to {directory}: {error.strerror or error}.") from error
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ssl_jax import hosts, own_encoder
+from ssl_jax import atomic, hosts, own_encoder
 from ssl_jax.core import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -70,15 +70,8 @@ def plain(value: Any) -> Any:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Write a JSON file in one step, so that a reader, a crash or a loss of power never sees half of it."""
-    draft = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.part")  # no other process's
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)  # half of it, when the disk is full
+    draft = f".{platform.node()}-{os.getpid()}.part"  # no other process's
+    atomic.write_text(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n", suffix=draft)
 
 
 def finite(value: Any) -> Any:
@@ -214,6 +207,13 @@ def note_environment(workdir: pathlib.Path, record: dict[str, Any], *, step: int
         write_json(workdir / "run.json", {**before, "continued": [*before.get("continued", []), now]})
 
 
+def begin_anew(workdir: pathlib.Path, record: dict[str, Any]) -> None:
+    """Replace `run.json` of a run that starts at its first step once more: nothing is left of what it did before."""
+    if hosts.is_first():
+        before = read_run(workdir)
+        write_json(workdir / "run.json", {**record, **{k: before[k] for k in ("lengthened",) if k in before}})
+
+
 def has_begun(workdir: pathlib.Path) -> bool:
     """Whether a run has left anything that took time: a line of metrics or a checkpoint, whole, half or gone."""
     return bool(read_metrics(workdir)) or bool(checkpoint_files(workdir)) or (workdir / SAVED).exists()
@@ -223,6 +223,11 @@ def checkpoint_files(workdir: pathlib.Path) -> list[str]:
     """Names in the directory of checkpoints; whole ones are numbers."""
     checkpoints = workdir / "checkpoints"
     return sorted(path.name for path in checkpoints.iterdir()) if checkpoints.is_dir() else []
+
+
+def saved_steps(workdir: pathlib.Path) -> list[int]:
+    """Steps of the whole checkpoints on the disk, oldest first."""
+    return sorted(int(name) for name in checkpoint_files(workdir) if name.isdigit())
 
 
 def mark_saved(workdir: pathlib.Path) -> None:
@@ -254,17 +259,12 @@ class MetricWriter:
         self.active = hosts.is_first()
         if not self.active:
             return
-        from tensorboardX import SummaryWriter  # heavy
-
         kept = [row for row in read_metrics(workdir) if row["step"] <= step]
         self.started = time.time() - (kept[-1]["time"] if kept else 0.0)
         path = workdir / "metrics.jsonl"
-        draft = path.with_name("metrics.jsonl.part")
-        draft.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        draft.replace(path)
+        atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", encoding="utf-8")
-        # Events after `step` are hidden; the suffix tells files of the same second apart.
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, filename_suffix=f".{step}")
+        self._board = Board(workdir / "tensorboard", step=step)
 
     def write(self, step: int, metrics: dict[str, float], *, digest: str | None = None) -> None:
         """Append one line; `time` is seconds of training since the run's start, pauses between runs left out.
@@ -277,14 +277,50 @@ class MetricWriter:
         row |= {} if digest is None else {"digest": digest}
         self._file.write(json.dumps(finite(row), allow_nan=False) + "\n")
         self._file.flush()
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        self._board.write(step, metrics)
 
     def close(self) -> None:
         """Close the files; that a disk is full has been said when a line could not be written."""
         for file in (self._file, self._board) if self.active else ():
             with contextlib.suppress(OSError):
                 file.close()
+
+
+class Board:
+    """TensorBoard's scalars, written and brought to the disk by the caller itself.
+
+    Not tensorboardX's `SummaryWriter`, whose thread and queue keep events back for up to two minutes, so that a kill
+    would lose some from before a checkpoint; and whose thread dies of a full disk, so that the queue blocks for good.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, step: int):
+        """Open a file of events for a run that stands at `step`; those after it in other files are hidden."""
+        from tensorboardX.event_file_writer import EventsWriter  # heavy
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        # The suffix tells files of the same second apart.
+        self._events = EventsWriter(str(folder / "events"), filename_suffix=f".{step}")
+        self._add(step + 1, file_version="brain.Event:2")
+        self._add(step + 1, session_log=SessionLog(status=SessionLog.START))
+        self._events.flush()
+
+    def _add(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._events.write_event(Event(step=step, wall_time=time.time(), **content))
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Add the scalars of one step; raises `OSError` if they can't be written."""
+        from tensorboardX.summary import scalar
+
+        for name, value in metrics.items():
+            self._add(step, summary=scalar(name, value))
+        self._events.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._events.close()
 
 
 def command_line() -> list[str]:

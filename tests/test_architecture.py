@@ -17,6 +17,7 @@ REPOSITORY = PACKAGE.parent
 FLOORS = [
     {"core"},
     {
+        "atomic",
         "augment",
         "checks",
         "clustering",

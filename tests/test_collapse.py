@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ssl_jax import collapse
-from ssl_jax.pretrain import Alarm
+from ssl_jax.collapse import Alarm
 
 
 def test_embeddings_that_are_alike_or_on_a_line():

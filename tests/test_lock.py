@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 import recipes
 
-from ssl_jax import UserError, lock, shortage, signals
+from ssl_jax import UserError, cli, lock, shortage, signals
 from ssl_jax.pretrain import pretrain
 
 
@@ -109,6 +109,17 @@ def test_second_signal_ends_the_run_at_once(number):
         assert process.wait(timeout=20) == 128 + number
         assert time.monotonic() - began < 5
         process.communicate()
+
+
+def test_interrupted_where_nothing_catches_it(monkeypatch, capsys):
+    """Before a run's first step, or in an evaluation, whose rows so far are kept."""
+
+    def run(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", run)
+    assert cli.main(["evaluate"]) == 130
+    assert capsys.readouterr().err == "ssl-jax: interrupted; what was saved before is kept.\n"
 
 
 def test_of_several_processes_one_says_that_it_stops(capfd):

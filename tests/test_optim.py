@@ -361,3 +361,14 @@ def test_a_rate_that_was_meant_for_lars_is_doubted():
     assert "adamw with a learning rate of 4.8 will hardly train" in optim.unlikely_rate("adamw", 4.8)
     assert optim.unlikely_rate("adamw", 1e-3) is None
     assert optim.unlikely_rate("lars", 4.8) is None
+
+
+def test_updates_are_counted_since_the_optimizer_began():
+    """Also with groups, of which one stands still at first, and with a parameter that is called as a counter is."""
+    params = {"encoder": {"kernel": np.ones((2, 2), np.float32)}, "count": np.ones(3, np.float32)}
+    tx = optim.create("adamw", lambda step: 0.1 / (1 + step), groups={"count": {"frozen_steps": 1}})
+    state = tx.init(params)
+    assert optim.updates_counted(state) == 0
+    for _ in range(2):
+        _, state = tx.update(params, state, params)
+    assert optim.updates_counted(state) == 2

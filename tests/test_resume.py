@@ -1,20 +1,23 @@
 """Stopped, killed or damaged: what a run goes on from. Every config's resumed run is in `test_conformance`."""
 
+import errno
 import gc
 import itertools
+import json
 import os
 import pathlib
 import re
 import shutil
 import signal
 import subprocess
+import types
 
 import jax
 import numpy as np
 import pytest
 import recipes
 
-from ssl_jax import UserError, checkpoint, signals, workdir
+from ssl_jax import UserError, checkpoint, collapse, signals, workdir
 from ssl_jax import pretrain as loop
 from ssl_jax.checkpoint import Checkpoints, Damaged
 from ssl_jax.digest import digest
@@ -70,9 +73,81 @@ def test_signal_between_two_checkpoints(undisturbed, tmp_path, monkeypatch, numb
     assert steps_saved(tmp_path) == [4, 6]
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
     monkeypatch.undo()
+    clock = itertools.count(1)
+
+    def slow_at_first(*args, **kwargs):
+        for made, state in enumerate(loop_train(*args, **kwargs)):
+            for _ in range(1000 if made == 0 else 0):
+                next(clock)
+            yield state
+
+    monkeypatch.setattr(loop, "train", slow_at_first)
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=lambda: float(next(clock))))
     state, heard = pretrain(tmp_path)
     assert heard[-1] == "Going on from the checkpoint of step 6."
     recipes.assert_same_bits(state, undisturbed[1])
+    speeds = [row["images_per_second"] for row in workdir.read_metrics(tmp_path)]
+    assert speeds[1:] == [64.0, 64.0], "compilation, in the first step of a call, is not speed"
+
+
+@pytest.fixture
+def before_the_end(undisturbed, tmp_path):
+    """A run with one step left."""
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "9")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("moment", ["the last line is written", "the last checkpoint is written"])
+def test_signal_at_the_very_end(before_the_end, monkeypatch, moment):
+    """It is saved, and the exit is that of a run that was stopped."""
+    wait, write = checkpoint.Checkpoints.wait, workdir.MetricWriter.write
+
+    def waiting(self):
+        if moment == "the last checkpoint is written" and self._under_way:
+            signal.raise_signal(signal.SIGINT)
+        wait(self)
+
+    def writing(self, *args, **kwargs):
+        if moment == "the last line is written":
+            signal.raise_signal(signal.SIGINT)
+        write(self, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "wait", waiting)
+    monkeypatch.setattr(workdir.MetricWriter, "write", writing)
+    with pytest.raises(signals.Interrupted) as stop:
+        pretrain(before_the_end)
+    assert stop.value.step == 9
+    assert steps_saved(before_the_end) == [8, 9]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), OSError, "^.Errno 24. Too many open files$"),
+        (BrokenPipeError(), UserError, "What read the messages of this run has gone. The last good checkpoint is of"),
+    ],
+)
+def test_only_what_failed_to_be_written_is_told_so(undisturbed, monkeypatch, error, kind, said):
+    def train(*args, **kwargs):
+        raise error
+        yield
+
+    monkeypatch.setattr(loop, "train", train)
+    with pytest.raises(kind, match=said):
+        pretrain(undisturbed[0])
+
+
+def test_lines_in_a_row_that_look_collapsed_count_on_from_a_checkpoint(before_the_end, monkeypatch):
+    def position(step: int) -> pathlib.Path:
+        return before_the_end / "checkpoints" / str(step) / "position" / "metadata"
+
+    shutil.rmtree(before_the_end / "checkpoints" / "8" / checkpoint.SEAL)
+    position(8).write_text(json.dumps({**json.loads(position(8).read_text()), "collapsed_in_a_row": 1}))
+    monkeypatch.setattr(collapse, "embedding", lambda logged: "all is one")
+    with pytest.raises(UserError, match=r"saved at step 9, after 2 line\(s\) of progress .* collapse: all is one"):
+        pretrain(before_the_end, max_collapsed=2)
+    assert json.loads(position(9).read_text())["collapsed_in_a_row"] == 2
 
 
 def test_killed_while_saving(undisturbed, tmp_path):
@@ -111,10 +186,6 @@ def test_run_whose_checkpoints_are_gone_never_starts_anew(undisturbed, tmp_path,
     with pytest.raises(UserError, match=rf"holds a run that has {come}, but its checkpoints are gone; put them back"):
         pretrain(directory)
     assert sorted(directory.rglob("*")) == before
-    (directory / workdir.SAVED).unlink()  # a run from before there was this file
-    if lost == "directory":
-        with pytest.raises(UserError, match="come to step 9, but its checkpoints are gone"):
-            pretrain(directory)
 
 
 def test_killed_between_a_line_and_the_first_checkpoint(undisturbed, tmp_path, monkeypatch):
@@ -132,15 +203,32 @@ def test_killed_between_a_line_and_the_first_checkpoint(undisturbed, tmp_path, m
     monkeypatch.undo()
     assert [row["step"] for row in workdir.read_metrics(tmp_path)] == [4]
     assert workdir.checkpoint_files(tmp_path) == []
+    record = workdir.read_run(tmp_path)
+    workdir.write_json(tmp_path / "run.json", {**record, "versions": {**record["versions"], "jax": "0.0"}})
     state, _ = pretrain(tmp_path)
     recipes.assert_same_bits(state, undisturbed[1])
     assert [row["step"] for row in workdir.read_metrics(tmp_path)] == [4, 8, 9]
+    assert workdir.read_run(tmp_path)["versions"] == record["versions"], "nothing of the first start is left"
+
+
+def test_another_interval_before_the_first_checkpoint(tmp_path):
+    """The run is killed with one interval, and again with a longer one, past the step at which the first was due."""
+    config = recipes.config("simclr", **FIELDS)
+    record = workdir.describe_run(config, command=[], source_name="digits", fingerprint="abc")
+    workdir.open_workdir(tmp_path, record)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 4, "time": 1.0}\n{"step": 8, "time": 2.0}\n')
+    record["config"]["checkpoint_every"] = 9
+    assert loop.claim(tmp_path, record, steps=9)
+    workdir.mark_saved(tmp_path)
+    with pytest.raises(UserError, match="has come to step 8, but its checkpoints are gone"):
+        loop.claim(tmp_path, record, steps=9)
 
 
 def test_stopped_before_the_first_interval_and_then_lost(tmp_path, monkeypatch):
     def stopped(*args, **kwargs):
-        for state in loop_train(*args, **kwargs):
-            signal.raise_signal(signal.SIGTERM)
+        for made, state in enumerate(loop_train(*args, **kwargs)):
+            if made:  # before, there is nothing to save, and the process ends at once
+                signal.raise_signal(signal.SIGTERM)
             yield state
 
     loop_train = loop.train
@@ -148,7 +236,7 @@ def test_stopped_before_the_first_interval_and_then_lost(tmp_path, monkeypatch):
     with pytest.raises(signals.Interrupted):
         pretrain(tmp_path)
     monkeypatch.undo()
-    assert steps_saved(tmp_path) == [1]
+    assert steps_saved(tmp_path) == [2]
     shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(UserError, match="checkpoints are gone"):
         pretrain(tmp_path)
@@ -186,7 +274,7 @@ def test_another_number_of_devices(undisturbed):
     checkpoints.close()
     recipes.assert_same_bits(trees["state"], undisturbed[1])
     assert {len(x.sharding.device_set) for x in jax.tree.leaves(trees)} == {1}
-    counts = {"skipped": 0, "skipped_in_a_row": 0}
+    counts = {"skipped": 0, "skipped_in_a_row": 0, "collapsed_in_a_row": 0}
     assert position == {"seed": 0, "batch_size": 64, "fingerprint": parts.source.fingerprint, "step": 9, **counts}
 
 
@@ -280,12 +368,13 @@ def test_checkpoint_of_a_later_version(undisturbed, tmp_path, monkeypatch):
         pretrain(undisturbed[0])
 
 
-def test_write_that_fails_is_an_error_of_the_system(tmp_path):
+@pytest.mark.parametrize("keep", [1, 2])
+def test_write_that_fails_is_an_error_of_the_system(tmp_path, keep):
     """Files are not allowed to grow: the save fails for real, and the checkpoint before it stays."""
     import resource
 
     tree = {"x": jax.numpy.asarray(np.random.default_rng(0).normal(size=100_000), "float32")}
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=keep)
     checkpoints.save(1, {"state": tree}, {"step": 1})
     checkpoints.wait()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -296,7 +385,9 @@ def test_write_that_fails_is_an_error_of_the_system(tmp_path):
             checkpoints.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert checkpoints.steps() == [1]
+    checkpoints.close()
+    assert loop.newest(tmp_path) == "The last good checkpoint is of step 1."
+    checkpoints = Checkpoints(tmp_path / "checkpoints", read_only=True)
     restored, _ = checkpoints.restore(1, {"state": tree})
     recipes.assert_same_bits(restored["state"], tree)
     checkpoints.close()

@@ -77,6 +77,10 @@ def test_too_many_in_a_row(tmp_path):
         for step, total in ((3, 1), (6, 2), (8, 4))
     ]
     assert [row["skipped"] for row in workdir.read_metrics(patient)] == [1, 4, 4]
+    rate = experiment.build(recipes.config("simclr", **FIELDS)).rate
+    used = [float(rate(jnp.asarray(applied))) for applied in (2, 4, 7)]  # before the steps 4, 8 and 12
+    assert [row["learning_rate"] for row in workdir.read_metrics(patient)] == used
+    assert len(set(used)) == 3
     resumed, heard = run(stopped, limit=4)
     assert "Going on from the checkpoint of step 8." in heard
     recipes.assert_same_bits(resumed, state)

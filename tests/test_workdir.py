@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import resource
 
 import pytest
 import recipes
@@ -107,6 +108,30 @@ def test_metrics_and_tensorboard_hold_the_same(tmp_path):
     assert scalars(tmp_path) == {
         name: [(row["step"], row[name]) for row in rows] for name in ("loss", "probe_accuracy")
     }
+
+
+def test_a_line_is_on_the_disk_when_it_is_written(tmp_path):
+    """In TensorBoard too: what came before a checkpoint is not written again."""
+    writer = workdir.MetricWriter(tmp_path, step=0)
+    for step in (1, 2, 3):
+        writer.write(step, {"loss": 1.0})
+        assert scalars(tmp_path) == {"loss": [(at, 1.0) for at in range(1, step + 1)]}
+    writer.close()
+
+
+def test_events_that_can_not_be_written_are_an_error_at_once(tmp_path):
+    """The file of events may not grow; that of lines, which is shorter, may. Nothing waits for a dead thread."""
+    writer = workdir.MetricWriter(tmp_path, step=0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+    try:
+        for _ in range(2):
+            with pytest.raises(OSError, match="File too large"):
+                writer.write(1, {str(i): 1.0 for i in range(7)})
+            assert (tmp_path / "metrics.jsonl").stat().st_size < 300
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        writer.close()
 
 
 @pytest.mark.parametrize("kept", [0, 2])

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import numpy as np
 
+from ssl_jax import atomic
 from ssl_jax.core import UserError
 
 Arrays = dict[str, np.ndarray]
@@ -69,14 +70,12 @@ def write(path: str | os.PathLike[str], arrays: Arrays) -> None:
     path = pathlib.Path(path)
     check_kind(path)
     arrays = {name: np.ascontiguousarray(x) if x.ndim else x for name, x in arrays.items()}
-    draft = path.with_name(path.name + ".part")
     try:
-        if path.suffix == ".npz":
-            with draft.open("wb") as file:
+        with atomic.replacing(path) as file:
+            if path.suffix == ".npz":
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        else:
-            draft.write_bytes(_library().numpy.save(arrays))
-        draft.replace(path)
+            else:
+                file.write(_library().numpy.save(arrays))
     except OSError as error:
         raise UserError(f"The weights can't be written to {path}: {error.strerror or error}.") from error
 

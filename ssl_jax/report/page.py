@@ -14,6 +14,7 @@ import markupsafe
 import numpy as np
 from jaxtyping import UInt8
 
+from ssl_jax import atomic
 from ssl_jax.core import UserError
 from ssl_jax.report import attention as looks
 from ssl_jax.report import embedding, formats, images, plots, results
@@ -92,9 +93,7 @@ def write(
         map=embedding.layout(embedding_map) if embedding_map else None,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(target.name + ".part")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(target)  # a reader never sees half a page
+    atomic.write_text(target, text)  # a reader never sees half a page
     return target
 
 
