@@ -1,6 +1,7 @@
 """Files that are whole at any time: on the disk before they have their name, and the old one until then."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -44,8 +45,9 @@ def test_all_of_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(os, "fsync", fsync)
     WRITERS[name](tmp_path)
-    folder, dot, rest = name.partition("/")
-    draft = f"{folder}.part{dot}{rest}{'.part' if rest else ''}"
+    parts = [re.escape(part) + r"(\.\S+-\d+)?\.part" for part in name.split("/")[:: 2 if "/" in name else 1]]
+    pattern = "/7/".join(parts)  # of the folder's draft too
+    [draft] = [path for path in synced if re.fullmatch(pattern, path)]
     assert synced[draft] == (tmp_path / name).stat().st_size > 0
     assert not list(tmp_path.rglob("*.part"))
 
