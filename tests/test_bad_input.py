@@ -94,15 +94,11 @@ CONFIG = {
     "accumulation": (["--config.micro_batches=2", "--config.accumulate=yes"], "--config.accumulate=forced"),
     "no steps": (["--config.steps=0"], "0 steps"),
     "view above the image": (["--config.view_size=32"], "8 x 8, smaller than the view of 32 pixels"),
-    "length that is no number": (["--config.steps=None", "--config.epochs=inf"], "`epochs` must be a finite number"),
+    "length that is no number": (["--config.epochs=inf"], "`epochs` must be a finite number"),
     "seed below 0": (["--config.seed=-1"], "`seed` must be 0 or above, but is -1"),
     "negative view": (["--config.view_size=-4"], "`view_size` must be 0 or above, but is -4"),
     "negative image": (["--config.image_size=-5"], "`image_size` must be 0 or above, but is -5"),
     "negative warm-up": (["--config.warmup_epochs=-1"], "`warmup_epochs` must be 0 or above, but is -1.0"),
-    "one number for a range": (
-        ["--config.augment_args.crop_scale=0.5"],
-        "View(crop_scale=(0.5,)): give a positive range (low, high)",
-    ),
     "groups without quotes": (
         ["--config.optimizer_args.groups={encoder:{rate_scale:0.1}}"],
         "`optimizer_args.groups` is a dict of dicts, on the command line in quotes",
@@ -121,7 +117,6 @@ CONFIG = {
         "unexpected keyword argument 'depth'; config.encoder_args are fields of resnet18",
     ),
     "weights in the home directory": (["--config.weights=~/no-such-weights.npz"], "{home}/no-such-weights.npz"),
-    "shorter run in the home directory": (["--config.lengthen=~/no-such-run"], "There is no run in {home}/no-such-run"),
     "unknown flag": (["--wrokdir=x"], "Did you mean"),
     "stray word": (["now"], "'now'"),
 }

@@ -254,9 +254,7 @@ def test_prepare():
         (lambda: augment.View(noise=-0.1), "noise=-0.1"),
         (lambda: augment.views([(augment.View(), 8), (augment.View(), 4)], aligned=True), "one size, not of 8, 4"),
         (lambda: augment.View(crop_scale=(0.5, 0.1)), "crop_scale"),
-        (lambda: augment.View(crop_scale=(0.5,)), "crop_scale"),
         (lambda: augment.View(jitter=(0.4, 0.4, 0.4, 0.9)), "hue"),
-        (lambda: augment.View(jitter=(0.4,)), "four strengths"),
         (lambda: augment.View(method="nearest"), "nearest"),
         (lambda: augment.views([], size=8), "at least one"),
         (lambda: augment.views([augment.View()]), "size="),
@@ -273,6 +271,14 @@ def test_bad_input_names_the_fix(call, message):
     with pytest.raises(Exception, match=message) as error:
         call()
     assert isinstance(error.value, UserError) or "annotation" in str(error.value)
+
+
+@pytest.mark.parametrize(("field", "value"), [("crop_scale", (0.5,)), ("blur_sigma", 0.5), ("jitter", (0.4, 0.4))])
+def test_too_few_numbers_are_named(field, value):
+    view = augment.View()
+    object.__setattr__(view, field, value)  # as from a command line: the tests' type checks don't let it be made
+    with pytest.raises(UserError, match=rf"View\({field}=.*: give "):
+        view.__post_init__()
 
 
 def test_active_jitter():
