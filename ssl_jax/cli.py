@@ -151,7 +151,7 @@ def _evaluate(argv: Sequence[str]) -> None:
     flags.DEFINE_list("k", None, "Numbers of neighbours, for protocols that have them.", flag_values=values)
     flags.DEFINE_list("labels", None, "Labels per class, for protocols with few of them.", flag_values=values)
     flags.DEFINE_integer("trials", None, "Random draws per setting, for protocols that draw.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Of splits, draws and training.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Of splits, draws and training.", lower_bound=0, flag_values=values)
     flags.DEFINE_bool("report", True, "Write report.html at the end.", flag_values=values)
     _parse(values, argv, "evaluate")
     from ssl_jax import gallery, results
@@ -210,7 +210,8 @@ def _embed(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     _define_workdir(values)
     flags.DEFINE_string("data", None, "Images: folder:PATH, or any data name.", flag_values=values)
-    flags.DEFINE_string("split", "train+test", "Split of the data; all of it by default.", flag_values=values)
+    flags.DEFINE_string("split", None, "Split of the data, or several with +; all by default.", flag_values=values)
+    flags.DEFINE_string("data_dir", None, "Where the data is, if not in its usual place.", flag_values=values)
     flags.DEFINE_string("out", None, "File to write, .npz.", flag_values=values)
     flags.DEFINE_string("encoder", "student", "student or teacher.", flag_values=values)
     flags.DEFINE_integer("step", None, "Checkpoint; the newest by default.", flag_values=values)
@@ -228,6 +229,7 @@ def _embed(argv: Sequence[str]) -> None:
             flag("data"),
             flag("out"),
             split=flag("split"),
+            data_dir=flag("data_dir"),
             encoder=flag("encoder"),
             step=flag("step"),
             layer=flag("layer"),

@@ -20,7 +20,7 @@ class _Literal(flags.ArgumentParser):
     def parse(self, argument: Any) -> Any:
         try:
             return ast.literal_eval(argument)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, TypeError, ValueError):
             return argument
 
 
@@ -61,6 +61,7 @@ def define_config(values: flags.FlagValues, argv: Sequence[str]) -> tuple[list[s
     from ml_collections import config_flags
 
     argv = _with_resolved_config(argv)
+    check_once(argv)
     config_flags.register_flag_parser_for_type(type(None), _Literal())
     config_flags.DEFINE_config_file(
         "config",
@@ -79,6 +80,25 @@ def config_path(argv: Sequence[str]) -> str | None:
     return next((arg.removeprefix("--config=") for arg in argv if arg.startswith("--config=")), None)
 
 
+def check_once(argv: Sequence[str]) -> None:
+    """Raise a `UserError` for a `--config.FIELD` that is given twice with different values: the last would win."""
+    seen: dict[str, tuple[Any, str]] = {}
+    for arg, following in zip(argv, [*argv[1:], "--"], strict=True):
+        found = re.fullmatch(r"--?(no)?config\.([A-Za-z0-9_.]+)(?:=(.*))?", arg, re.DOTALL)
+        if found is None:
+            continue
+        switch, field, text = found.groups()
+        if text is None:  # a switch, or its value follows
+            text = "false" if switch else following if not re.match("--?[a-z]|--$", following) else "true"
+        value = {"true": True, "false": False}.get(text.lower(), _Literal().parse(text))
+        before, shown = seen.setdefault(field, (value, text))
+        if before != value:
+            raise UserError(
+                f"--config.{field} is given twice, as {shown!r} and as {text!r}; give it once, and in quotes if it has "
+                "braces, which a shell expands."
+            )
+
+
 def check_fields(argv: Sequence[str]) -> Any:
     """Raise a `UserError` for a misspelt `--config.FIELD`, naming the nearest; returns the file's config."""
     from ml_collections import config_flags
@@ -91,7 +111,7 @@ def check_fields(argv: Sequence[str]) -> Any:
     try:
         values(["ssl-jax", f"--config={path}"])
     except Exception as error:  # the file may be the user's own, and raise anything
-        raise UserError(config_error(error)) from error
+        raise UserError(config_error(error, pathlib.Path(path.partition(":")[0]).name)) from error
     for arg in argv:
         found = re.match(r"--?(?:no)?config\.([A-Za-z0-9_.]+)", arg)
         if found:
@@ -135,7 +155,8 @@ def _check_field(config: Any, path: str) -> None:
         config = config[part]
 
 
-def config_error(error: Exception) -> str:
-    """What ml_collections says about a config, without its tracebacks and the names of Python's exceptions."""
+def config_error(error: Exception, file: str = "") -> str:
+    """What ml_collections says about a config in `file`, without tracebacks and the names of Python's exceptions."""
     lines = [line for line in str(error.args[0] if error.args else error).strip().splitlines() if line.strip()]
-    return "Config: " + re.sub(r"^\w+(Error|Exception): ", "", lines[-1].strip() if lines else repr(error))
+    where = f"Config {file}: " if file else "Config: "
+    return where + re.sub(r"^\w+(Error|Exception): ", "", lines[-1].strip() if lines else repr(error))

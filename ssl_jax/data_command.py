@@ -42,7 +42,7 @@ def define(values: flags.FlagValues, action: str) -> None:
     if action == "preview":
         flags.DEFINE_string("out", None, "Picture to write, .png.", flag_values=values)
         flags.DEFINE_integer("images", 8, "How many, evenly spaced over the data.", lower_bound=1, flag_values=values)
-        flags.DEFINE_integer("seed", 0, "Of the augmentation.", flag_values=values)
+        flags.DEFINE_integer("seed", 0, "Of the augmentation.", lower_bound=0, flag_values=values)
         return
     flags.DEFINE_string("data_dir", None, "Where the data is, if not in its usual place.", flag_values=values)
     flags.DEFINE_list("split", None, "Splits, with slices if wanted; all by default.", flag_values=values)
@@ -151,7 +151,7 @@ def default_name(name: str) -> str:
 
 
 def _preview(name: str | None, values: flags.FlagValues, say: Callable) -> None:
-    from ssl_jax import experiment, preview
+    from ssl_jax import config_checks, experiment, preview
 
     out, config = _flag(values, "out"), _flag(values, "config")
     if not out or config is None:
@@ -161,6 +161,7 @@ def _preview(name: str | None, values: flags.FlagValues, say: Callable) -> None:
         raise UserError(f"--out={out} must be a file's name that ends with .png, in a directory that is there.")
     if name is not None:
         config.data = name
+    config_checks.check_numbers(config)
     source = experiment.load_data(config, config.train_split)
     seen = experiment.build_views(config, source)
     columns = preview.write(source, seen, out, images=_flag(values, "images"), seed=_flag(values, "seed"))

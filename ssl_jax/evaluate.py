@@ -181,6 +181,8 @@ def evaluate(
       UserError: no such run, step, encoder, layer, protocol or option, no labels for a protocol that needs them, or too
         little memory on the accelerator.
     """
+    if not protocols:
+        raise UserError(f"No protocol is named; there is {', '.join(PROTOCOLS)}.")
     chosen = {name: lookup(PROTOCOLS, name, "protocol") for name in protocols}
     given = {name: protocol.checked(name, (options or {}).get(name, {})) for name, protocol in chosen.items()}
     directory = pathlib.Path(directory)
@@ -231,18 +233,21 @@ def embed_data(
     name: str,
     out: str | pathlib.Path,
     *,
-    split: str = "train+test",
+    split: str | None = None,
+    data_dir: str | None = None,
     encoder: str = "student",
     step: int | None = None,
     layer: str | None = None,
 ) -> tuple[int, int]:
     """Write the features of any images to an `.npz` file: `features [n d]`, `labels` and `names` where there are.
 
-    Images are brought to the size and the number of channels that the run was trained on. Returns `(n, d)`.
+    Images are brought to the size and the number of channels that the run was trained on; `split` None is every split
+    that there is, one after the other. Returns `(n, d)`.
     """
     experiment, state, _ = load_run(directory, step=step)
+    split = split or "+".join(data.split_names(name, data_dir))
     height, width, channels = image_shape(experiment.source)
-    source = data.load(name, split, image_size=min(height, width), channels=channels)
+    source = data.load(name, split, image_size=min(height, width), channels=channels, data_dir=data_dir)
     features = experiment.embed(state, source, encoder=encoder, layer=layer)
     arrays: dict[str, Any] = {"features": features}
     if source.labels is not None:

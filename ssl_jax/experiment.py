@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import augment, data, few_images, methods, nets, optim, schedules, teachers, workdir
 from ssl_jax.checks import check_positive
+from ssl_jax.config_checks import check_numbers, groups
 from ssl_jax.core import Method, TrainState, UserError
 from ssl_jax.data.stored import is_stored
 from ssl_jax.evaluation import embed
@@ -181,7 +182,15 @@ def encoder_dtype(config: ConfigDict) -> Any:
 
 def build_encoder(config: ConfigDict) -> nn.Module:
     """The encoder, with the config's dtype, and what it computes again for its gradient."""
-    encoder = nets.create(config.encoder, **config.encoder_args, dtype=encoder_dtype(config))
+    try:
+        encoder = nets.create(config.encoder, **config.encoder_args, dtype=encoder_dtype(config))
+    except UserError as error:
+        if not isinstance(error.__cause__, TypeError):
+            raise
+        raise UserError(
+            f"{error}; config.encoder_args are fields of {config.encoder}, and where the recipe has those of another "
+            "encoder, --config.encoder_args={} leaves them out."
+        ) from error
     if config.remat == "none":
         return encoder
     if not hasattr(encoder, "remat"):
@@ -292,8 +301,8 @@ def build_optimizer(
     learning rate; `constant_rate`, True to keep it at its peak; `frozen_epochs`.
     """
     arguments = {name: scheduled(value, config, source, steps=steps) for name, value in config.optimizer_args.items()}
-    groups = {}
-    for path, changes in dict(arguments.get("groups") or {}).items():
+    parts = {}
+    for path, changes in groups(arguments):
         fields = {name: scheduled(value, config, source, steps=steps) for name, value in changes.items()}
         scale = fields.pop("rate_scale", 1.0)
         if fields.pop("constant_rate", False):
@@ -303,8 +312,8 @@ def build_optimizer(
             fields["learning_rate"] = functools.partial(_scaled, rate, scale)
         if "frozen_epochs" in fields:
             fields["frozen_steps"] = round(fields.pop("frozen_epochs") * len(source) / config.batch_size)
-        groups[path] = fields
-    return call(optim.create, "optimizer", config.optimizer, rate, **{**arguments, "groups": groups})
+        parts[path] = fields
+    return call(optim.create, "optimizer", config.optimizer, rate, **{**arguments, "groups": parts})
 
 
 def _scaled(rate: optim.Schedule, scale: float, step: jax.Array) -> jax.Array:
@@ -370,9 +379,7 @@ def build(
       teacher: likewise of the teacher.
     """
     mesh = data_mesh(devices, model=config.model_parallel)
-    positive = ("batch_size", "rounds", "log_every", "checkpoint_every", "keep_checkpoints", "knn_bank", "knn_queries")
-    check_positive(**{name: config[name] for name in positive})
-    check_positive(max_skipped_steps=config.max_skipped_steps)
+    check_numbers(config)
     source = load_data(config, config.train_split) if source is None else source
     if config.batch_size > len(source):
         rest = few_images.flags(few_images.advice(config, len(source)))

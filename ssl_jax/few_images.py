@@ -6,6 +6,7 @@ no advice any more, and none comes where a recipe's numbers are in reach of thes
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,7 +55,8 @@ def sentence(found: list[Advice], images: int) -> str:
 
 
 def _typed(value: Any) -> str:
-    return str(value).replace(" ", "") if not isinstance(value, float) else f"{value:g}"
+    """A value as a shell takes it: parentheses in quotes."""
+    return shlex.quote(str(value).replace(" ", "") if not isinstance(value, float) else f"{value:g}")
 
 
 def _power_of_two(limit: float) -> int:

@@ -14,6 +14,7 @@ import jax
 
 from ssl_jax import atomic, workdir
 from ssl_jax.core import TrainState, UserError
+from ssl_jax.data.files import local
 from ssl_jax.experiment import Experiment
 from ssl_jax.training import initial_state
 
@@ -34,7 +35,7 @@ def take(record: dict[str, Any], directory: pathlib.Path, *, steps: int) -> dict
       UserError: there is no such run or checkpoint, it is of other data or differs in more than length and rate, works
         in rounds, or is not shorter.
     """
-    old = pathlib.Path(record["config"]["lengthen"])
+    old = local(record["config"]["lengthen"], "a run to lengthen")
     if old.resolve() == directory.resolve():
         raise UserError(f"--config.lengthen={old} is the workdir itself: give the longer run another --workdir.")
     before = workdir.read_run(old)

@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssl_jax import costs, outline
+from ssl_jax.config_checks import check_numbers
 from ssl_jax.core import PyTree
 from ssl_jax.experiment import Experiment, build, build_method, check_micro_batches
 from ssl_jax.sharding import by_example, check_divisible, data_mesh
@@ -46,6 +47,7 @@ def step_for(config: ConfigDict, devices: list[Any], **numbers: int | None) -> S
     Raises:
       UserError: the batch does not fall into the devices, or the config makes no sense.
     """
+    check_numbers(config)
     source = outline.outline(config, **numbers)
     experiment = build(config, devices=devices, source=source, teacher=outline.teacher(config, source))
     check_divisible(config.batch_size, experiment.mesh)

@@ -39,7 +39,7 @@ from ssl_jax.evaluation import knn_accuracy
 from ssl_jax.experiment import Experiment, build, check_micro_batches
 from ssl_jax.progress import Progress, line
 from ssl_jax.sharding import check_divisible, data_mesh, put, whole
-from ssl_jax.training import Waiting, initial_state, train
+from ssl_jax.training import Waiting, check_rounds, initial_state, train
 
 
 class Watch:
@@ -126,6 +126,7 @@ def _checked(config: ConfigDict, directory: pathlib.Path) -> Experiment:
     check_divisible(config.batch_size, mesh)
     check_micro_batches(config, mesh)
     experiment = build(config, directory=directory)
+    check_rounds(experiment.method, experiment.steps, config.rounds)
     if config.sharding_rules:  # whether they fit shows where the state's arrays are known
         jax.eval_shape(lambda: initial_state(experiment.method, experiment.source, **experiment.parts))
     return experiment

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from ssl_jax import data, hosts, interop, nets, workdir
 from ssl_jax.core import PyTree, UserError
+from ssl_jax.data.files import local
 from ssl_jax.evaluation import draw_labels, few_label_head
 from ssl_jax.nets import functional
 
@@ -81,7 +82,7 @@ def load(config: ConfigDict, view: View, *, directory: str | os.PathLike[str] | 
     """
     asked = workdir.plain(config.teacher)
     for place in (directory, config.lengthen):  # a longer run goes on with the teacher of the shorter one
-        kept = None if place is None else read_kept(pathlib.Path(place), asked, view)
+        kept = None if place is None else read_kept(local(place, "a run"), asked, view)
         if kept is not None:
             return kept
     if bool(asked["workdir"]) == bool(asked["path"]):
@@ -103,6 +104,7 @@ def from_file(asked: dict[str, Any], config: ConfigDict, view: View) -> Teacher:
     path = asked["path"]
     if path.startswith(PACKAGED):
         path = str(importlib.resources.files("ssl_jax.configs") / path.removeprefix(PACKAGED))
+    path = local(path, "a teacher's weights")
     module = nets.create(encoder, **arguments)
     params, state = interop.load_encoder(path, module, view.shape, prefix=asked["prefix"])
     return Teacher(
@@ -118,7 +120,7 @@ def from_run(asked: dict[str, Any], config: ConfigDict, view: View) -> Teacher:
     """The encoder of a run, or the encoder of that run's own teacher (`network="teacher"`)."""
     from ssl_jax.checkpoint import Checkpoints  # orbax is heavy
 
-    directory = pathlib.Path(asked["workdir"])
+    directory = local(asked["workdir"], "a teacher's run")
     theirs = workdir.read_run(directory)["config"]
     if theirs["normalize"] != config.normalize:
         raise UserError(

@@ -71,9 +71,8 @@ def train(
     """
     mesh = mesh or data_mesh()
     check_divisible(batch_size, mesh)
+    check_rounds(method, steps, rounds)
     boundaries = round_starts(steps, rounds)[1:]
-    if boundaries and method.refresh is None:
-        raise UserError(f"{method.name} does not work in rounds: use rounds=1.")
     start = 0 if state is None else int(state.step)
     if state is None:
         state = initial_state(method, source, tx=tx, views=views, seed=seed, mesh=mesh, sharding=sharding)
@@ -153,6 +152,12 @@ def round_starts(steps: int, rounds: int) -> tuple[int, ...]:
     if not 1 <= rounds <= max(steps, 1):
         raise UserError(f"A run of {steps} steps can't have {rounds} rounds.")
     return tuple(round(i * steps / rounds) for i in range(rounds))
+
+
+def check_rounds(method: Method, steps: int, rounds: int) -> None:
+    """Raise a `UserError` if a run has rounds that its method does not know, or too many of them."""
+    if round_starts(steps, rounds)[1:] and method.refresh is None:
+        raise UserError(f"{method.name} does not work in rounds: use rounds=1.")
 
 
 def begin_round(

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from ssl_jax import atomic, interop
 from ssl_jax.core import Carry, Method, PyTree, UserError
+from ssl_jax.data.files import local
 from ssl_jax.interop.files import check_kind
 from ssl_jax.nets.positions import resize
 
@@ -40,8 +41,9 @@ def warm_start(
     Raises:
       UserError: there is no such file, or (from `init`) it can't be read, or is of another encoder.
     """
-    check_kind(pathlib.Path(path))
-    if not pathlib.Path(path).is_file():
+    path = local(path, "weights to begin with")
+    check_kind(path)
+    if not path.is_file():
         raise UserError(f"There is no file of weights {path} to begin with.")
 
     def init(rng: Array, batch: PyTree) -> tuple[PyTree, Carry]:
@@ -92,7 +94,7 @@ def keep(path: str | os.PathLike[str], directory: pathlib.Path, *, begun: bool) 
     if begun and kept.is_file():
         return
     try:
-        atomic.copy(path, kept)
+        atomic.copy(local(path, "weights to begin with"), kept)
     except OSError as error:
         raise UserError(f"{path} can't be copied to {directory}: {error.strerror or error}.") from error
 

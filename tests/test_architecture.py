@@ -61,6 +61,7 @@ FLOORS = [
     {
         "advice",
         "cli",
+        "config_checks",
         "config_flag",
         "damaged",
         "data_command",

@@ -94,6 +94,29 @@ CONFIG = {
     "accumulation": (["--config.micro_batches=2", "--config.accumulate=yes"], "--config.accumulate=forced"),
     "no steps": (["--config.steps=0"], "0 steps"),
     "view above the image": (["--config.view_size=32"], "8 x 8, smaller than the view of 32 pixels"),
+    "length that is no number": (["--config.epochs=inf"], "`epochs` must be a finite number"),
+    "seed below 0": (["--config.seed=-1"], "`seed` must be 0 or above, but is -1"),
+    "negative view": (["--config.view_size=-4"], "`view_size` must be 0 or above, but is -4"),
+    "negative image": (["--config.image_size=-5"], "`image_size` must be 0 or above, but is -5"),
+    "negative warm-up": (["--config.warmup_epochs=-1"], "`warmup_epochs` must be 0 or above, but is -1.0"),
+    "groups without quotes": (
+        ["--config.optimizer_args.groups={encoder:{rate_scale:0.1}}"],
+        "`optimizer_args.groups` is a dict of dicts, on the command line in quotes",
+    ),
+    "rounds of a method without": (["--config.rounds=3"], "simclr does not work in rounds"),
+    "given twice": (
+        ["--config.data=tar:shards/0.tar", "--config.data=tar:shards/1.tar"],
+        "--config.data is given twice, as 'tar:shards/0.tar' and as 'tar:shards/1.tar'; give it once",
+    ),
+    "encoder that has not the recipe's fields": (
+        ["--config.encoder=resnet18"],
+        "'widths'; config.encoder_args are fields of resnet18",
+    ),
+    "field that an encoder's name sets": (
+        ["--config.encoder=resnet18", "--config.encoder_args={'depth':50}"],
+        "unexpected keyword argument 'depth'; config.encoder_args are fields of resnet18",
+    ),
+    "weights in the home directory": (["--config.weights=~/no-such-weights.npz"], "{home}/no-such-weights.npz"),
     "unknown flag": (["--wrokdir=x"], "Did you mean"),
     "stray word": (["now"], "'now'"),
 }
@@ -101,6 +124,7 @@ CONFIG = {
 
 @pytest.mark.parametrize(("flags", "said"), CONFIG.values(), ids=CONFIG)
 def test_config(capsys, tmp_path, flags, said):
+    said = said.replace("{home}", str(pathlib.Path.home()))
     assert said in sentence(capsys, *pretrain(tmp_path / "run", *flags))
     assert not (tmp_path / "run").exists()
 
@@ -115,6 +139,7 @@ COMMANDS = {
     "config after a space": (["pretrain", "--config", "simclar:test", "--workdir=x"], "Did you mean 'simclr'?"),
     "variant": (["pretrain", "--config=simclr:tset", "--workdir=x"], "unknown variant 'tset'; this config has"),
     "config file": (["pretrain", "--config=nowhere/x.py", "--workdir=x"], "no config file 'nowhere/x.py'"),
+    "config file that is none": (["pretrain", "--config=/etc/hostname", "--workdir=x"], "Config hostname: "),
     "no config": (["pretrain", "--workdir=x"], "--config is missing"),
     "no workdir": (["pretrain", "--config=simclr:test"], "--workdir is missing"),
     "no run": (["evaluate", "--workdir=nowhere"], "There is no run in nowhere"),
@@ -134,6 +159,8 @@ def test_command(capsys, tmp_path, monkeypatch, argv, said):
 
 AFTERWARDS = {
     "protocol": (["evaluate", "--protocol=knnn"], "Unknown protocol 'knnn'; there is augmented, curve"),
+    "no protocol": (["evaluate", "--protocol="], "No protocol is named; there is knn, linear"),
+    "seed below 0": (["evaluate", "--seed=-1"], "--seed"),
     "teacher of a method without": (["evaluate", "--encoder=teacher"], "keeps no teacher"),
     "encoder": (["evaluate", "--encoder=mean"], "'student' or 'teacher', not 'mean'"),
     "step": (["evaluate", "--step=3"], "no checkpoint of step 3; there are [2, 4]"),
@@ -141,6 +168,10 @@ AFTERWARDS = {
     "neighbours": (["evaluate", "--k=few"], "--k takes whole numbers"),
     "no neighbours": (["evaluate", "--k=0"], "k-NN needs 1 <= k <= 1260"),
     "data to embed": (["embed", "--data=digit", "--out=x.npz"], "there is no data 'digit'"),
+    "data to embed in another place": (
+        ["embed", "--data=tfds:pets", "--data_dir=nowhere", "--out=x.npz"],
+        "tfds:pets is not prepared in nowhere (data_dir or TFDS_DATA_DIR name another place)",
+    ),
     "place of the features": (["embed", "--data=digits", "--out=/dev/full"], "No space left on device"),
     "step of the report": (["report", "--step=3"], "no checkpoint of step 3; there are [2, 4]"),
 }

@@ -100,7 +100,11 @@ def test_from_pretraining_to_features(tmp_path, photos):
     assert "random encoder" in report
 
     features = tmp_path / "deep" / "features.npz"
-    _, err = run("embed", f"--workdir={workdir}", f"--data=folder:{photos}", f"--out={features}")
+    for i, path in enumerate(sorted(photos.glob("*/*.png"))):
+        part = tmp_path / "parts" / ("train", "val", "test")[i % 3] / path.parent.name
+        part.mkdir(parents=True, exist_ok=True)
+        path.rename(part / path.name)
+    _, err = run("embed", f"--workdir={workdir}", f"--data=folder:{tmp_path / 'parts'}", f"--out={features}")
     assert re.search("skipped 1 of .* files .*damaged.png", err)
     with np.load(features) as found:
         assert found["features"].shape == (20, 24 * 5)

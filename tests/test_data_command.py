@@ -75,6 +75,12 @@ def test_check(capsys, pets):
         assert (status, out, err) == (0, "", "All 20 images can be decoded.\n")
 
 
+def test_a_split_without_images_is_left_out(capsys, tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "one.png")
+    status, out, _ = run(capsys, "describe", f"folder:{tmp_path}")
+    assert (status, out.splitlines()[0].split()) == (0, ["train"])
+
+
 def test_prepare(capsys, pets, tmp_path):
     argv = ["prepare", f"folder:{pets}", f"--out={tmp_path}"]
     status, out, err = run(capsys, *argv)

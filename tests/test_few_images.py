@@ -1,6 +1,7 @@
 """Advice for fewer images than a recipe was made for: it can be typed, it is enough, and comes where it is due."""
 
 import importlib
+import shlex
 
 import pytest
 import recipes
@@ -23,7 +24,7 @@ def recipe(name: str) -> ConfigDict:
 def typed(name: str, found: list) -> ConfigDict:
     """The config with the advice, as the command line has it."""
     values = flags.FlagValues()
-    argv, _ = define_config(values, [f"--config={name}", *few_images.flags(found).split()])
+    argv, _ = define_config(values, [f"--config={name}", *shlex.split(few_images.flags(found))])
     values(["ssl-jax", *argv])
     return values["config"].value
 
@@ -69,7 +70,7 @@ def test_what_it_says():
     )
     found = few_images.advice(recipe("moco:v1"), 500)
     assert found[0].reason == "a batch of 256 is more than a quarter of them (the rate follows it)"
-    assert "--config.epochs=10000 --config.drop_epochs=(6000,8000)" in few_images.flags(found)
+    assert "--config.epochs=10000 --config.drop_epochs='(6000,8000)'" in few_images.flags(found)
 
 
 def test_rates_follow_the_batch_by_the_papers_rule():

@@ -65,6 +65,28 @@ def test_small_conveniences(capsys):
     assert "flags look like --config=simclr:test." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--config.seed=1", "--config.seed", "1", "--config.seed=2"],
+        ["--config.learning_rate=0.1", "--config.learning_rate=0.2"],
+        ["--config.learning_rate", "-1", "-config.learning_rate=1"],
+        ["--config.probe", "--noconfig.probe"],
+        ["--config.probe", "--config.seed=1", "--config.probe=false"],
+    ],
+)
+def test_a_field_given_twice_with_different_values_is_refused(argv):
+    with pytest.raises(
+        UserError, match=r"--config\.(seed|learning_rate|probe) is given twice, as '.*' and as '.*'; give"
+    ):
+        config_flag.check_once(argv)
+
+
+def test_a_field_may_be_given_twice_with_one_value():
+    same = ["--config.learning_rate=0.1", "--config.learning_rate", "1e-1", "--config.probe", "--config.probe=True"]
+    config_flag.check_once([*same, "--config.method_args={[]: 1}", "--config.data=a", "--config.data_dir=b"])
+
+
 def test_a_dict_that_the_recipe_has_not_is_taken_whole():
     """As docs/howto.md freezes an encoder."""
     default, config = common.base("moco"), common.base("moco")

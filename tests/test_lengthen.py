@@ -45,6 +45,12 @@ def longer(short, tmp_path_factory) -> tuple:
     return directory, recipes.bits(state), heard
 
 
+def test_a_home_directory_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match=f"There is no run in {tmp_path}/no-such-run"):
+        lengthen.take({"config": {"lengthen": "~/no-such-run"}}, tmp_path / "longer", steps=5)
+
+
 def test_what_it_is(short, longer):
     """The shorter run's last state, trained with the longer run's schedules from their middle on, made by hand."""
     directory, state, heard = longer

@@ -112,6 +112,8 @@ def test_the_teacher_of_the_small_form_knows_digits():
         ({}, "A teacher is needed, and one only: `ssl-jax pretrain --config=quickstart --workdir=runs/teacher` trains"),
         ({"path": "a.npz", "workdir": "b"}, "one only"),
         ({"path": "nowhere.npz"}, "There is no file of weights nowhere.npz"),
+        ({"path": "~/nowhere.npz"}, f"There is no file of weights {pathlib.Path.home()}/nowhere.npz"),
+        ({"workdir": "~/nowhere"}, f"There is no run in {pathlib.Path.home()}/nowhere"),
         ({"path": "model.pth"}, "model.pth is a pickle"),
         ({"path": "package:digits_teacher.npz", "encoder": "resnet18"}, "another shape than the encoder"),
         (

@@ -1,7 +1,8 @@
 """A view as data, and the random numbers that one view of one image takes."""
 
 import dataclasses
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,10 +67,12 @@ class View:
                 raise UserError(f"View({name}={getattr(self, name)}): a probability lies between 0 and 1")
         for name in ("crop_scale", "crop_ratio", "blur_sigma", "erase_scale", "erase_ratio"):
             pair = getattr(self, name)
-            if pair is not None and not 0 < pair[0] <= pair[1]:
+            if pair is not None and not (_are_numbers(pair, 2) and 0 < pair[0] <= pair[1]):
                 raise UserError(f"View({name}={pair}): give a positive range (low, high)")
         if not 0 <= self.noise < float("inf"):
             raise UserError(f"View(noise={self.noise}): a deviation is not negative")
+        if not _are_numbers(self.jitter, 4):
+            raise UserError(f"View(jitter={self.jitter}): give four strengths")
         if min(self.jitter) < 0 or self.jitter[3] > 0.5:
             raise UserError(f"View(jitter={self.jitter}): strengths are not negative, and the hue's is at most 0.5")
         if self.method not in resize.METHODS:
@@ -78,6 +81,10 @@ class View:
     def active_jitter(self, channels: int) -> tuple[int, ...]:
         """Return the jitter operations that change an image with so many channels."""
         return color.active_operations(self.jitter, channels) if self.jitter_prob > 0 else ()
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return isinstance(values, tuple | list) and len(values) == count and all(isinstance(x, Real) for x in values)
 
 
 Flag = Bool[Array, ""]

@@ -90,8 +90,10 @@ def load(
     Raises:
       UserError: if the name or split does not exist, files are missing, or an argument makes no sense.
     """
-    if channels not in (None, 1, 3) or (image_size is not None and image_size < 1):
-        raise UserError(f"channels={channels} must be 1 or 3, and image_size={image_size} positive.")
+    if channels not in (None, 1, 3):
+        raise UserError(f"channels={channels} must be 1 or 3, or left out.")
+    if image_size is not None and image_size < 1:
+        raise UserError(f"image_size={image_size} must be a positive number of pixels, or left out.")
     if name.startswith("mixture:"):
         weighted = mixture.parse(name.removeprefix("mixture:"))
         of_part = functools.partial(load, image_size=image_size, channels=channels, data_dir=data_dir)
@@ -122,14 +124,20 @@ def split_names(name: str, data_dir: str | os.PathLike[str] | None = None) -> tu
         return tuple(split for split in parts[0] if all(split in part for part in parts))
     if kind == "tfds" and argument:
         return tuple(tfds.split_names(argument, data_dir))
-    if kind == "imagenet" and argument:
+    if kind == "imagenet" and (argument or data_dir):
         return imagenet.split_names(place)
-    if kind == "hf" and argument:
+    if kind == "hf" and (argument or data_dir):
         return tuple(huggingface.splits(files.local(place, "what Hugging Face's datasets saved")))
-    if kind in ("folder", "tar") and argument:
-        found: dict = tree.splits(place) if kind == "folder" else tar.splits(place)
-        return tuple({id(images): split for split, images in reversed(found.items()) if images}.values())[::-1]
+    if kind == "folder" and (argument or data_dir):
+        return _distinct({split: names for split, (_, names) in tree.splits(place).items()})
+    if kind == "tar" and (argument or data_dir):
+        return _distinct(tar.splits(place))
     return ("train", "test")
+
+
+def _distinct(found: dict[str, list]) -> tuple[str, ...]:
+    """Splits that hold images, without those that are another one's list again."""
+    return tuple({id(images): split for split, images in reversed(found.items()) if images}.values())[::-1]
 
 
 def _read(

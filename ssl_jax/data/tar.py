@@ -61,7 +61,10 @@ def splits(pattern: str) -> dict[str, list[tuple[Named, str | None]]]:
         if images:
             found[split] = [(name, images[name]) for name in in_hash_order(images)]
     if not found:
-        raise UserError(f"no tar file with an image fits tar:{pattern}; write for example tar:shards-{{000..009}}.tar.")
+        raise UserError(
+            f"no tar file with an image fits tar:{pattern}; write for example 'tar:shards-{{000..009}}.tar', with "
+            "the quotes, since a shell expands braces."
+        )
     if "" in found:
         labels = dict(found.pop(""))
         for split, names in zip(("train", "test"), hold_out(list(labels)), strict=True):

@@ -184,8 +184,8 @@ def _not_prepared(name: str, data_dir: str | os.PathLike[str] | None) -> UserErr
             f"ssl-jax data prepare imagenet:PATH --out={where}"
         )
     return UserError(
-        f"tfds:{name} is not prepared in {where}; where there is a network and tensorflow, run: "
-        + _command(name, data_dir)
+        f"tfds:{name} is not prepared in {where} (data_dir or TFDS_DATA_DIR name another place); "
+        "where there is a network and tensorflow, run: " + _command(name, data_dir)
     )
 
 

@@ -92,6 +92,8 @@ def create(name: str, **fields: Any) -> nn.Module:
     if not has_dtype and jnp.dtype(fields.pop("dtype", jnp.float32)) != jnp.float32:
         raise UserError(f'the encoder "{name}" has no field `dtype`, so it can compute in float32 only')
     try:
+        if name in _MODULES:  # a field that the name itself sets, such as a ResNet's depth, is none to be set here
+            inspect.signature(make).bind(**fields)
         made = make(**fields)
     except TypeError as error:
         raise UserError(f'encoder "{name}" cannot be made from {fields}: {error}') from error

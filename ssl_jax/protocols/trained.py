@@ -139,11 +139,16 @@ def finetune(
 
 
 def transfer(
-    subject: Subject, task: Task, *, data: Sequence[str] = ("digits",), protocols: Sequence[str] = ("linear",)
+    subject: Subject,
+    task: Task,
+    *,
+    data: Sequence[str] = ("digits",),
+    protocols: Sequence[str] = ("linear",),
+    data_dir: str | None = None,
 ) -> list[Row]:
-    """The same network on other data sets: linear probe on its features, or fine-tuning."""
+    """The same network on other data sets, in `data_dir`: linear probe on its features, or fine-tuning."""
     network = network_of(subject)
-    load = functools.partial(sources.load, image_size=task.size, channels=task.channels)
+    load = functools.partial(sources.load, image_size=task.size, channels=task.channels, data_dir=data_dir)
     pairs = {name: (load(name, "train"), load(name, "test")) for name in data}  # all, before one is computed
     for name, pair in pairs.items():
         if any(source.labels is None for source in pair):

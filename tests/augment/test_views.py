@@ -273,6 +273,14 @@ def test_bad_input_names_the_fix(call, message):
     assert isinstance(error.value, UserError) or "annotation" in str(error.value)
 
 
+@pytest.mark.parametrize(("field", "value"), [("crop_scale", (0.5,)), ("blur_sigma", 0.5), ("jitter", (0.4, 0.4))])
+def test_too_few_numbers_are_named(field, value):
+    view = augment.View()
+    object.__setattr__(view, field, value)  # as from a command line: the tests' type checks don't let it be made
+    with pytest.raises(UserError, match=rf"View\({field}=.*: give "):
+        view.__post_init__()
+
+
 def test_active_jitter():
     assert color.active_operations((0.4, 0.4, 0.4, 0.1), 1) == (0, 1)
     assert color.active_operations((0.4, 0.0, 0.4, 0.1), 3) == (0, 2, 3)

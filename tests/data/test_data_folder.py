@@ -105,6 +105,8 @@ def test_few_images(tmp_path):
     assert [len(data.load(f"folder:{tmp_path}", split)) for split in ("train", "test")] == [1, 1]
     (tmp_path / "0.png").unlink()
     assert len(data.load(f"folder:{tmp_path}")) == 1
+    assert data.split_names(f"folder:{tmp_path}") == ("train",)
+    assert data.split_names("folder:", tmp_path) == ("train",)
     with pytest.raises(UserError, match=r"split 'test' of .* holds no image"):
         data.load(f"folder:{tmp_path}", "test")
 

@@ -208,7 +208,10 @@ def test_headers_are_read_once(two, cache, monkeypatch):
 
 
 BAD = {
-    "no such file": ("gone.tar", "no tar file with an image fits tar:.*gone.tar; write for example tar:shards-"),
+    "no such file": (
+        "gone.tar",
+        "no tar file with an image fits tar:.*gone.tar; write for example 'tar:shards-.*, with the quotes",
+    ),
     "a shard missing": ("shard-{000..003}.tar", "2 of 4 shards of tar:.* are missing, such as .*shard-002.tar"),
     "counting down": ("shard-{9..0}.tar", r"\{9\.\.0\} in .* counts down; write \{0\.\.9\}"),
     "compressed": ("packed.tar", r"packed.tar is compressed \(gzip\).*unpack it to a plain .tar"),

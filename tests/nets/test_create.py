@@ -13,6 +13,8 @@ def test_unknown_names_are_answered_with_the_known_ones():
         nets.create("resnet19")
     with pytest.raises(UserError, match="unexpected keyword argument 'colour'"):
         nets.create("resnet18", colour="red")
+    with pytest.raises(UserError, match="unexpected keyword argument 'depth'"):
+        nets.create("resnet18", depth=50)
 
 
 @pytest.mark.parametrize("name", nets.NAMES)
