@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from ssl_jax.core import UserError
 from ssl_jax.data.boxed import BoxedSource, pad_boxes
-from ssl_jax.data.decode import plain
+from ssl_jax.data.decode import open_image, plain
 from ssl_jax.data.source import Examples, digest
 
 Box = tuple[float, float, float, float]
@@ -131,7 +131,7 @@ def _picture(
     Boxes refer to the pixels as they are stored or as EXIF turns them; the annotated size says which.
     """
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             upright = opened if opened.size == annotated else ImageOps.exif_transpose(opened)
             image = plain(upright, channels)
     except Exception as error:  # whatever a decoder raises on bytes that are not what it expects

@@ -44,7 +44,9 @@ def header(encoded: str | bytes) -> tuple[int, int, bool] | None:
     Reads only the beginning of the file, so a truncated image still passes.
     """
     try:
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+        with Image.open(
+            io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=damage.FORMATS
+        ) as image:
             grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
             return min(image.size), max(image.size), grey
     except Exception:  # whatever a decoder raises on bytes that are not what it expects

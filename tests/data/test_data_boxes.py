@@ -6,7 +6,7 @@ from PIL import Image
 
 from ssl_jax import data
 from ssl_jax.core import UserError
-from ssl_jax.data import boxes, coco, combine, voc
+from ssl_jax.data import boxes, coco, combine, decode, voc
 
 SIZES = {"a.png": (40, 20), "b.png": (30, 30), "c.png": (20, 40)}
 
@@ -159,6 +159,21 @@ def test_an_image_that_does_not_fit_its_annotation_is_an_error(root):
     (root / "train2017" / "a.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"a\.png can't be read as an image"):
         data.load(f"coco:{root}", "train", image_size=40)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_images_with_boxes_are_no_postscript_and_no_bombs(root, monkeypatch):
+    """As of folders: Pillow would hand a file that begins like PostScript, whatever its name, to another program."""
+    write(root, instances(GOOD))
+    source = coco.read_coco(root / "train2017", root / "annotations" / "instances_train2017.json", image_size=40)
+    with Image.open(root / "train2017" / "a.png") as image:
+        image.save(root / "train2017" / "a.png", "eps")
+    assert decode.header(str(root / "train2017" / "a.png")) is None
+    with pytest.raises(UserError, match=r"a\.png can't be read as an image: cannot identify"):
+        source[0]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 850)
+    with pytest.raises(UserError, match=r"b\.png can't be read as an image: 900 pixels, more than the 850"):
+        source[1]
 
 
 def test_a_turned_photograph_is_turned_if_its_annotation_is(tmp_path):
