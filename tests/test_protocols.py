@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax import cli, evaluation, protocols, results
+from ssl_jax import cli, data, evaluation, protocols, results
 from ssl_jax.core import UserError
 from ssl_jax.evaluate import evaluate
+from ssl_jax.protocols.frame import Subject, Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections, on reading a config
 # What makes them quick, and how many rows each gives for one kind of features.
@@ -106,6 +107,20 @@ def test_standard_numbers_that_no_class_has_are_left_out_and_others_are_errors()
     assert few((5, 20), 20) == [5, 20]
     with pytest.raises(UserError, match="`shots` asks for 100 of each class, but the smallest class has 20"):
         few((10, 100), 20)
+
+
+def test_classes_without_an_image():
+    """Numbers that begin at 1, and a class that only training images have."""
+    rng = np.random.default_rng(0)
+    train, test = (
+        data.from_arrays(rng.integers(0, 255, (30, 4, 4, 1)).astype(np.uint8), np.resize(labels, 30), "abc")
+        for labels in ([1, 2], [0, 2])
+    )
+    task = Task(train=train, test=test, seed=0, prepare=evaluation.to_float, normalize={}, size=4, channels=1)
+    subject = Subject(name="raw pixels", features=lambda s: s.images.reshape(len(s), -1).astype(np.float32))
+    assert [row["protocol"] for row in protocols.frozen.svm(subject, task, costs=(0.1,))] == ["SVM"]
+    [row] = protocols.frozen.fewshot(subject, task, shots=(1,), queries=2, episodes=5)
+    assert row["protocol"] == "2-way 1-shot"
 
 
 @pytest.fixture(scope="module")

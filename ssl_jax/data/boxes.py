@@ -58,8 +58,7 @@ def annotated_source(
     if not rows:
         raise UserError(f"{name} names no image.")
     for row in rows:
-        inside = os.path.normpath(row.file)
-        if os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir:
+        if leads_out(row.file):
             raise UserError(f"{name} names the file {row.file}, which is outside of the images' directory {root}.")
     sizes = collections.Counter(row.size for row in rows)
     if size is None and len(sizes) > 1:
@@ -80,6 +79,12 @@ def annotated_source(
         fingerprint=lambda: digest(content),
         files=np.array([row.file for row in rows], object),
     )
+
+
+def leads_out(name: str) -> bool:
+    """Whether the name of a file leads out of the directory that it is relative to."""
+    inside = os.path.normpath(name)
+    return os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir
 
 
 def _without_bad_boxes(rows: list[Annotated], name: str) -> list[Annotated]:

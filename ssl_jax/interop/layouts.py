@@ -112,7 +112,7 @@ def is_square(n: int) -> bool:
 
 
 def timm_can_hold(grid: tuple[int, ...]) -> bool:
-    """Whether a grid of positions is known by their number: squares, and what can't be taken for one by `timm_split`."""
+    """Whether a grid is known by its number of positions: a square, or what `timm_split` can't take for one."""
     rows, columns = grid
     return rows == columns or not (is_square(rows * columns) or is_square(rows * columns + 1))
 

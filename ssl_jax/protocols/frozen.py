@@ -142,7 +142,7 @@ def fewshot(
         found: dict[str, Any] = evaluation.few_shot_accuracy(
             features,
             labels,
-            ways=min(ways, int(labels.max()) + 1),
+            ways=min(ways, len(np.unique(labels))),
             shots=k,
             queries=queries,
             episodes=episodes,

@@ -219,6 +219,10 @@ def test_voc_side_by_side_and_in_its_own_layout(tmp_path):
     np.testing.assert_array_equal(loaded[1]["boxes"], example["boxes"])
     with pytest.raises(UserError, match="no split 'train'"):
         data.load(f"voc:{full}", "train")
+    for outside in ("../../one", str(tmp_path / "one")):
+        (full / "ImageSets/Main/train.txt").write_text(f"two\n{outside} 1\n")
+        with pytest.raises(UserError, match=rf"train\.txt names {outside}, which is outside of the annotations'"):
+            data.load(f"voc:{full}", "train")
 
 
 def test_voc_bad_boxes_and_bad_xml(tmp_path):
