@@ -3,11 +3,12 @@
 import functools
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax import cli, data, evaluation, protocols, results
+from ssl_jax import augment, cli, data, evaluation, protocols, results
 from ssl_jax.core import UserError
 from ssl_jax.evaluate import evaluate
 from ssl_jax.protocols.frame import Subject, Task
@@ -170,3 +171,13 @@ def test_detection_on_images_of_several_sizes(workdir, voc, monkeypatch):
         evaluate(workdir, protocols=["detection"], options={"detection": options})
     evaluate(workdir, protocols=["detection"], options={"detection": {**options, "image_size": 32}})
     assert seen == [((32, 32, 1), 16, True)] * 2
+
+
+def test_images_of_any_one_size_keep_it():
+    """And their values are those of `augment.prepare`."""
+    image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 4, 6, 1)), jnp.uint8)
+    settings = {"mean": (0.5,), "std": (0.25,)}
+    made = protocols.dense._prepare(image, **settings)
+    assert made.shape == image.shape
+    np.testing.assert_array_equal(made[:, :, :4], augment.prepare(image[:, :, :4], size=4, **settings))
+    np.testing.assert_array_equal(protocols.dense._prepare(image)[:, :, :4], augment.prepare(image[:, :, :4], size=4))
