@@ -36,7 +36,7 @@ def instances(annotations):
 GOOD = [
     ("a.png", 90, [4, 2, 10, 8], {}),
     ("a.png", 2, [0, 0, 40.5, 20], {"iscrowd": 1}),
-    ("c.png", 2, [1, 2, 3, 4], {"iscrowd": 0}),
+    ("c.png", 2, [1, 2, 3, 4], {"iscrowd": 0, "area": 7.5}),
 ]
 
 
@@ -73,6 +73,7 @@ def test_coco_is_read_and_scaled(root):
     np.testing.assert_array_equal(examples["boxes"][2, 0], [2, 4, 8, 12])
     np.testing.assert_array_equal(examples["box_ignore"][0, :3], [True, False, False])
     np.testing.assert_allclose(examples["scale"], [2, 80 / 30, 2])
+    np.testing.assert_array_equal(examples["box_area"][:, :3], [[800, 80, 0], [0, 0, 0], [7.5, 0, 0]])  # a mask's
     # The picture lies in the upper left, the rest is grey.
     np.testing.assert_array_equal(examples["image"][0, :40], np.broadcast_to([200, 100, 50], (40, 80, 3)))
     np.testing.assert_array_equal(examples["image"][0, 40:], 128)
