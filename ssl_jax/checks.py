@@ -33,8 +33,10 @@ def check_features(*features: Float[Array | np.ndarray, "_ _"]) -> None:
             raise UserError("The features hold NaN or infinity, so nothing can be fitted; look at the run's loss.")
 
 
-def check_labels(features: Float[Array | np.ndarray, "_ _"], labels: Int[Array | np.ndarray, " _"]) -> None:
+def check_labels(features: Float[Array | np.ndarray, "_ _"], labels: Int[Array | np.ndarray, "..."]) -> None:
     """There must be one label for each row of features, none below 0."""
+    if np.ndim(labels) != 1:  # a column would be compared with all rows
+        raise UserError(f"Labels are one number for each row, [n], but have the shape {list(np.shape(labels))}.")
     if len(labels) != len(features):
         raise UserError(f"There are {len(features)} rows of features but {len(labels)} labels; give one for each row.")
     if np.min(labels) < 0:

@@ -3,13 +3,15 @@
 import functools
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_jax import cli, evaluation, protocols, results
+from ssl_jax import augment, cli, data, evaluation, protocols, results
 from ssl_jax.core import UserError
 from ssl_jax.evaluate import evaluate
+from ssl_jax.protocols.frame import Subject, Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections, on reading a config
 # What makes them quick, and how many rows each gives for one kind of features.
@@ -108,6 +110,20 @@ def test_standard_numbers_that_no_class_has_are_left_out_and_others_are_errors()
         few((10, 100), 20)
 
 
+def test_classes_without_an_image():
+    """Numbers that begin at 1, and a class that only training images have."""
+    rng = np.random.default_rng(0)
+    train, test = (
+        data.from_arrays(rng.integers(0, 255, (30, 4, 4, 1)).astype(np.uint8), np.resize(labels, 30), "abc")
+        for labels in ([1, 2], [0, 2])
+    )
+    task = Task(train=train, test=test, seed=0, prepare=evaluation.to_float, normalize={}, size=4, channels=1)
+    subject = Subject(name="raw pixels", features=lambda s: s.images.reshape(len(s), -1).astype(np.float32))
+    assert [row["protocol"] for row in protocols.frozen.svm(subject, task, costs=(0.1,))] == ["SVM"]
+    [row] = protocols.frozen.fewshot(subject, task, shots=(1,), queries=2, episodes=5)
+    assert row["protocol"] == "2-way 1-shot"
+
+
 @pytest.fixture(scope="module")
 def voc(tmp_path_factory):
     """Dark and bright squares on pictures of two shapes; a difficult one in each third picture."""
@@ -155,3 +171,13 @@ def test_detection_on_images_of_several_sizes(workdir, voc, monkeypatch):
         evaluate(workdir, protocols=["detection"], options={"detection": options})
     evaluate(workdir, protocols=["detection"], options={"detection": {**options, "image_size": 32}})
     assert seen == [((32, 32, 1), 16, True)] * 2
+
+
+def test_images_of_any_one_size_keep_it():
+    """And their values are those of `augment.prepare`."""
+    image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 4, 6, 1)), jnp.uint8)
+    settings = {"mean": (0.5,), "std": (0.25,)}
+    made = protocols.dense._prepare(image, **settings)
+    assert made.shape == image.shape
+    np.testing.assert_array_equal(made[:, :, :4], augment.prepare(image[:, :, :4], size=4, **settings))
+    np.testing.assert_array_equal(protocols.dense._prepare(image)[:, :, :4], augment.prepare(image[:, :, :4], size=4))

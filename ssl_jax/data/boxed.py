@@ -5,6 +5,8 @@ Besides the image, an example holds
   `box_labels` int32 `[m]`: class of each, -1 where there is no object, which is after all objects;
 and it may hold
   `box_ignore` bool `[m]`: crowds and difficult objects, neither to be learned nor to be counted;
+  `box_area` float32 `[m]`: of each object in its file's pixels, where COCO's sizes are told by: its mask's, or else its
+    box's;
   `mask` uint8 `[h w]`: 0 for the background, 1 + class for objects;
   `scale` float32: how much the image was enlarged when it was read; boxes / scale are in the file's pixels.
 """

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from ssl_jax.core import UserError
 from ssl_jax.data.boxed import BoxedSource, pad_boxes
-from ssl_jax.data.decode import plain
+from ssl_jax.data.decode import open_image, plain
 from ssl_jax.data.source import Examples, digest
 
 Box = tuple[float, float, float, float]
@@ -30,11 +30,17 @@ _log = logging.getLogger(__name__)
 
 
 class Object(NamedTuple):
-    """A box x0 y0 x1 y1 in the pixels of its file, its class, and whether it is to be ignored."""
+    """A box x0 y0 x1 y1 in the pixels of its file, its class, whether it is to be ignored, and its mask's area."""
 
     box: Box
     label: int
     ignore: bool
+    area: float | None = None  # None where there is no mask
+
+    def measured(self) -> float:
+        """Its area in the pixels of its file."""
+        x0, y0, x1, y1 = self.box
+        return (x1 - x0) * (y1 - y0) if self.area is None else self.area
 
 
 class Annotated(NamedTuple):
@@ -58,8 +64,7 @@ def annotated_source(
     if not rows:
         raise UserError(f"{name} names no image.")
     for row in rows:
-        inside = os.path.normpath(row.file)
-        if os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir:
+        if leads_out(row.file):
             raise UserError(f"{name} names the file {row.file}, which is outside of the images' directory {root}.")
     sizes = collections.Counter(row.size for row in rows)
     if size is None and len(sizes) > 1:
@@ -82,17 +87,24 @@ def annotated_source(
     )
 
 
+def leads_out(name: str) -> bool:
+    """Whether the name of a file leads out of the directory that it is relative to."""
+    inside = os.path.normpath(name)
+    return os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir
+
+
 def _without_bad_boxes(rows: list[Annotated], name: str) -> list[Annotated]:
     """Cut boxes at the edges of their images; leave out bad ones, or raise if these are many."""
     kept, bad = [], []
     for row in rows:
         width, height = row.size
         objects = []
-        for (x0, y0, x1, y1), label, ignore in row.objects:
+        for found in row.objects:
+            x0, y0, x1, y1 = found.box
             box = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
             near = min(x0, y0) >= -SLACK and x1 <= width + SLACK and y1 <= height + SLACK
             if near and x0 < x1 and y0 < y1 and box[0] < box[2] and box[1] < box[3]:
-                objects.append(Object(box, label, ignore))
+                objects.append(found._replace(box=box))
             else:
                 bad.append(f"{row.file} ({width} x {height}), box x {x0:g} to {x1:g}, y {y0:g} to {y1:g}")
         objects.sort(key=lambda o: (o.box[0] - o.box[2]) * (o.box[3] - o.box[1]))
@@ -113,12 +125,19 @@ def _example(root: pathlib.Path, rows: list[Annotated], size: int | None, channe
     pixels, scale = _picture(root / found.file, found.size, size, channels)
     boxes = np.asarray([o.box for o in found.objects], np.float32).reshape(-1, 4) * np.float32(scale)
     boxes, labels = pad_boxes(boxes, np.asarray([o.label for o in found.objects], np.int32), MOST)
-    ignore = np.pad(np.asarray([o.ignore for o in found.objects], bool), (0, MOST - len(found.objects)))
+    ignore, area = (
+        np.pad(np.asarray(values, dtype), (0, MOST - len(values)))
+        for values, dtype in (
+            ([o.ignore for o in found.objects], bool),
+            ([o.measured() for o in found.objects], np.float32),
+        )
+    )
     return {
         "image": pixels,
         "boxes": boxes,
         "box_labels": labels,
         "box_ignore": ignore,
+        "box_area": area,
         "scale": np.asarray(scale, np.float32),
     }
 
@@ -131,7 +150,7 @@ def _picture(
     Boxes refer to the pixels as they are stored or as EXIF turns them; the annotated size says which.
     """
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             upright = opened if opened.size == annotated else ImageOps.exif_transpose(opened)
             image = plain(upright, channels)
     except Exception as error:  # whatever a decoder raises on bytes that are not what it expects

@@ -17,7 +17,7 @@ def read_coco(
     channels: int = 3,
     name: str | None = None,
 ) -> BoxedSource:
-    """Images with boxes from an instances file, masks left aside.
+    """Images with boxes from an instances file; of the masks only their `area` is read.
 
     Every image of the file is an example, also those without objects; classes are the categories in the order of their
     ids. Crowds are marked in `box_ignore`. Of more than 100 objects of an image the largest are kept.
@@ -47,7 +47,8 @@ def read_coco(
             image = found[int(annotation["image_id"])]
             x, y, width, height = map(float, annotation["bbox"])
             category, crowd = label[int(annotation["category_id"])], bool(annotation.get("iscrowd", 0))
-            image.objects.append(Object((x, y, x + width, y + height), category, crowd))
+            area = None if annotation.get("area") is None else float(annotation["area"])
+            image.objects.append(Object((x, y, x + width, y + height), category, crowd, area))
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror or error}.") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:

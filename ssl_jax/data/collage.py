@@ -18,6 +18,7 @@ from PIL import Image
 from ssl_jax.core import UserError
 from ssl_jax.data import fashion_mnist, photos
 from ssl_jax.data.boxed import BoxedSource, pad_boxes
+from ssl_jax.data.decode import open_image
 from ssl_jax.data.source import Examples, digest
 
 STAMPS = pathlib.Path("/usr/share/tuxpaint/stamps")  # where the package tuxpaint-stamps-default puts them
@@ -204,7 +205,7 @@ def _draw_stamp(paths: list[pathlib.Path], rng: np.random.Generator) -> np.ndarr
 @functools.lru_cache(maxsize=4096)
 def _stamp(path: pathlib.Path) -> UInt8[np.ndarray, "h w 4"]:
     """A stamp without its transparent margin, shrunk if it is large."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         colour = image.convert("RGBA")
     inside = colour.getchannel("A").point([0] * 128 + [255] * 128).getbbox()
     colour = colour.crop(inside or (0, 0, *colour.size))

@@ -26,10 +26,11 @@ class Subset(Source):
         self.box_classes, self.damaged, self.left_out = source.box_classes, source.damaged, source.left_out
         self.files = None if source.files is None else source.files[rows]
 
-    @functools.cached_property
+    @property
     def labels(self) -> Int32[np.ndarray, " n"] | None:
         """Labels of the chosen rows, or None."""
-        return None if self.source.labels is None else self.source.labels[self.rows]
+        labels = self.source.labels  # not kept, since those of damaged images change
+        return None if labels is None else labels[self.rows]
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -88,7 +89,7 @@ class Joined(Source):
         files = [source.files for source in sources if source.files is not None]
         self.files = np.concatenate(files) if len(files) == len(sources) else None
 
-    @functools.cached_property
+    @property
     def labels(self) -> Int32[np.ndarray, " n"] | None:
         """Labels of all sources, or None if their classes differ."""
         labels = [source.labels for source in self.sources if self.classes is not None and source.labels is not None]

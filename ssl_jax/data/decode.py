@@ -44,7 +44,7 @@ def header(encoded: str | bytes) -> tuple[int, int, bool] | None:
     Reads only the beginning of the file, so a truncated image still passes.
     """
     try:
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+        with _of_known_format(encoded) as image:
             grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
             return min(image.size), max(image.size), grey
     except Exception:  # whatever a decoder raises on bytes that are not what it expects
@@ -85,13 +85,17 @@ def open_image(encoded: Encoded) -> Image.Image:
     """Open an image of any of `damage.FORMATS` and of a safe size with Pillow, which decodes it later."""
     if isinstance(encoded, np.ndarray):
         return Image.fromarray(encoded[..., 0] if encoded.shape[-1] == 1 else encoded)
-    opened = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=damage.FORMATS)
+    opened = _of_known_format(encoded)
     try:
         damage.check_size(*opened.size)
     except damage.TooLarge:
         opened.close()
         raise
     return opened
+
+
+def _of_known_format(encoded: str | os.PathLike[str] | bytes) -> Image.Image:
+    return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=damage.FORMATS)
 
 
 def plain(image: Image.Image, channels: int) -> Image.Image:

@@ -30,9 +30,9 @@ T = TypeVar("T")
 class LazySource(Source):
     """Images that are fetched, decoded and resized on every access.
 
-    An image that turns out to be damaged is replaced by the next one of the source that is not, and so is its label: a
-    run of days must not end because of one bad file. Which one that is depends on the row alone. The log names every
-    damaged image once, with the reason, and `damaged` holds them all.
+    An image that turns out to be damaged is replaced by the next one of the source that is not, and so is its label,
+    from then on also in `labels`: a run of days must not end because of one bad file. Which one that is depends on the
+    row alone. The log names every damaged image once, with the reason, and `damaged` holds them all.
 
     Args:
       items: what `fetch` takes, one per example: for example paths. A numpy array, so that rows can be chosen.
@@ -61,14 +61,24 @@ class LazySource(Source):
         self.shape, self.image_size, self.name, self._fingerprint = shape, image_size, name, fingerprint
         self.files = items if items.dtype == object else None
         self.damaged: dict[str, str] = {}
+        self._replaced: dict[int, int] = {}  # rows of damaged images, and the labels of what stands in their place
 
     @property
     def labels(self) -> Int32[np.ndarray, " n"] | None:
-        """Labels of all examples, or None; reads all records if they are stored there."""
+        """Labels of all examples, as far as is known those of the images that are read; None if there are none.
+
+        Reads all records if they are stored there.
+        """
         if self._labels is None and self.classes is not None:
             chunks = (self.fetch(chunk)[1] for chunk in _chunks(self.items))
             self._labels = np.concatenate([np.asarray(chunk, np.int32) for chunk in chunks])
-        return self._labels
+        replaced = list(self._replaced.items())  # at once, since other threads add to it
+        if self._labels is None or not replaced:
+            return self._labels
+        labels = self._labels.copy()
+        rows, values = np.asarray(replaced).T
+        labels[rows] = values
+        return labels
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -106,6 +116,7 @@ class LazySource(Source):
             others, other_labels = self._try((rows[damaged] + attempt) % len(self), damaged, decode)
             for i, other, label in zip(damaged, others, other_labels, strict=True):
                 made[i], labels[i] = other, label
+                self._replaced[int(rows[i])] = int(label)
             damaged = [i for i in damaged if isinstance(made[i], str)]
         for name in [name for name in self.damaged if name not in known]:
             why = self.damaged[name]
@@ -134,7 +145,7 @@ class LazySource(Source):
         """Return the source of some rows only."""
         chosen = copy.copy(self)
         chosen.__dict__.pop("fingerprint", None)
-        chosen.damaged = {}
+        chosen.damaged, chosen._replaced = {}, {}
         chosen.items = self.items[rows]
         chosen.files = None if self.files is None else chosen.items
         chosen._labels = None if self._labels is None else self._labels[rows]

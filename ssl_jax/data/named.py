@@ -180,11 +180,11 @@ def _fashion_mnist(
 
 
 def _fit(source: ArraySource, size: int | None, channels: int | None) -> Source:
-    """Resize the images of a source in memory, and repeat grey for three channels."""
+    """Resize the images of a source in memory, and make grey of colour or colour of grey."""
     shape = (size or source.images.shape[1], size or source.images.shape[2], channels or source.images.shape[3])
     if shape == source.images.shape[1:]:
         return source
-    if size is None:
+    if size is None and shape[2] == 3:
         return ArraySource(source.images.repeat(shape[2], axis=3), source.labels, source.classes, source.name)
     return LazySource(
         np.arange(len(source)),

@@ -105,6 +105,11 @@ def read(path: str, scan: Callable[[Any, str, str], Shard] = scan) -> Shard:
     return found
 
 
+def example(name: str) -> str:
+    """What the names of all members of an example begin with, up to the first dot."""
+    return _key(name)[0]
+
+
 def _key(name: str) -> tuple[str, str]:
     """`a.b/0007.left.JPG` -> `("a.b/0007", "left.jpg")`."""
     directory, slash, base = name.rpartition("/")

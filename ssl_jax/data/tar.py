@@ -2,7 +2,7 @@
 
 Patterns have numbers and words in braces (`shards-{000..009}.tar`) and stars; `{split}` in one stands for `train`,
 `test`, `val` and `validation`, whichever there are. Without it a tenth of the images is held out by the hash of their
-names, as for folders. Files in buckets are read through fsspec, an image at a time.
+names, as for folders, those of one example together. Files in buckets are read through fsspec, an image at a time.
 """
 
 import re
@@ -67,8 +67,12 @@ def splits(pattern: str) -> dict[str, list[tuple[Named, str | None]]]:
         )
     if "" in found:
         labels = dict(found.pop(""))
-        for split, names in zip(("train", "test"), hold_out(list(labels)), strict=True):
-            found[split] = [(name, labels[name]) for name in names]
+        of = {name: shards.example(name) for name in sorted(labels)}
+        first = {example: name for name, example in reversed(of.items())}  # image of each, whose hash is that of all
+        held = set(hold_out(in_hash_order(first.values()))[1])
+        for split in ("train", "test"):
+            mine = (name for name in labels if (first[of[name]] in held) == (split == "test"))
+            found[split] = [(name, labels[name]) for name in mine]
     held_out = next((found[split] for split in HELD_OUT if split in found), [])
     for split in HELD_OUT if held_out else ():
         found.setdefault(split, held_out)

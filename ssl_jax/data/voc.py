@@ -9,7 +9,7 @@ from xml.parsers import expat
 
 from ssl_jax.core import UserError
 from ssl_jax.data.boxed import BoxedSource
-from ssl_jax.data.boxes import Annotated, Box, Object, annotated_source
+from ssl_jax.data.boxes import Annotated, Box, Object, annotated_source, leads_out
 
 
 def read_voc(
@@ -46,7 +46,10 @@ def read_voc(
         listing = root / "ImageSets" / "Main" / f"{split}.txt"
         if not listing.is_file():
             raise UserError(f"{root} has no split {split!r}: there is no file {listing}.")
-        chosen = [annotations / f"{line.split()[0]}.xml" for line in listing.read_text().splitlines() if line.strip()]
+        listed = [line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
+        for stem in filter(leads_out, listed):
+            raise UserError(f"{listing} names {stem}, which is outside of the annotations' directory {annotations}.")
+        chosen = [annotations / f"{stem}.xml" for stem in listed]
     if not chosen:
         raise UserError(f"There is no XML file in {annotations}; give a directory of PASCAL VOC's layout.")
     trees = {path: _objects(path) for path in (every if classes is None else chosen)}

@@ -139,6 +139,7 @@ def linear_probe_augmented(
     classes = int(max(labels.max(), test_labels.max())) + 1
     clean = _features(encode, train, prepare, batch_size)
     check_features(clean)
+    labels = _labels(train)  # those of the images that were read, where some are damaged
     settings, held, scaling = [(1.0, 0.0)], None, (np.zeros(clean.shape[1]), np.ones(clean.shape[1]))
     if preset is None:
         settings, scaling = list(itertools.product(rates, penalties)), moments(clean)
@@ -172,5 +173,5 @@ def linear_probe_augmented(
     features = _features(encode, test, prepare, batch_size)
     check_features(features)
     one = jax.tree.map(lambda p: p[best : best + 1], params)
-    accuracy = accuracies(one, (features - mean) * scale, test_labels)
+    accuracy = accuracies(one, (features - mean) * scale, _labels(test))
     return {"accuracy": float(accuracy[0]), "epochs": epochs, "batch_size": batch_size, **chosen}

@@ -1,7 +1,8 @@
 """Scores of detections: COCO's by its own scorer, pycocotools, and PASCAL VOC's two average precisions.
 
-Ground truth is a dict of `boxes` `[n m 4]`, `box_labels` `[n m]` (-1: none) and maybe `box_ignore` `[n m]`, as sources
-of boxes give (`ssl_jax.data.boxed`); detections are `boxes` `[n d 4]`, `scores` `[n d]`, `labels` `[n d]` (-1: none).
+Ground truth is a dict of `boxes` `[n m 4]`, `box_labels` `[n m]` (-1: none) and maybe `box_ignore` and `box_area`
+`[n m]`, as sources of boxes give (`ssl_jax.data.boxed`); detections are `boxes` `[n d 4]`, `scores` `[n d]`, `labels`
+`[n d]` (-1: none).
 """
 
 import contextlib
@@ -24,7 +25,8 @@ def coco_ap(detections: Arrays, truth: Arrays, *, classes: int) -> dict[str, flo
 
     Args:
       detections: see above, in the same pixels as the truth; the best 100 of an image count.
-      truth: see above; ignored boxes are COCO's crowds, what is detected there counts neither way.
+      truth: see above; an object's size is its `box_area`, or its box's where there is none; ignored boxes are COCO's
+        crowds, what is detected there counts neither way.
       classes: number of classes; the mean is over those that occur in the truth.
 
     Returns:
@@ -59,6 +61,7 @@ def to_coco(truth: Arrays, *, classes: int) -> dict[str, list[dict]]:
     """Ground truth as COCO's `images`, `annotations` and `categories`; ids count from 1 and classes from 0."""
     boxes, labels = np.asarray(truth["boxes"], np.float64), truth["box_labels"]
     ignore = truth.get("box_ignore", np.zeros(labels.shape, bool))
+    areas = np.asarray(truth.get("box_area", np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)), np.float64)
     annotations: list[dict] = []
     for image, j in zip(*np.nonzero(labels >= 0), strict=True):
         x0, y0, x1, y1 = boxes[image, j].tolist()
@@ -68,7 +71,7 @@ def to_coco(truth: Arrays, *, classes: int) -> dict[str, list[dict]]:
                 "image_id": int(image),
                 "category_id": int(labels[image, j]),
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "area": (x1 - x0) * (y1 - y0),
+                "area": float(areas[image, j]),
                 "iscrowd": int(ignore[image, j]),
             }
         )

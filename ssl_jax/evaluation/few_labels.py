@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssl_jax.checks import check_features, check_positive
+from ssl_jax.checks import check_features, check_labels, check_positive
 from ssl_jax.core import UserError
 from ssl_jax.evaluation.linear import accuracies, fit_linear, moments, standardize
 
@@ -68,10 +68,13 @@ def few_labels(
     features are compared on the same labels.
 
     Raises:
-      UserError: a class has fewer examples than `per_class`, or a feature is not finite.
+      UserError: a class has fewer examples than `per_class`, labels do not fit the features, or a feature is not
+        finite.
     """
     check_positive(per_class=per_class, trials=trials)
     check_features(train, test)
+    check_labels(train, labels)
+    check_labels(test, test_labels)
     drawn = [draw_labels(labels, per_class=per_class, seed=seed, trial=trial) for trial in range(trials)]
     train, test = standardize(train, test)
     stacked, classes = [], int(labels.max()) + 1

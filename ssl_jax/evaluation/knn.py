@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from ssl_jax.checks import check_features, check_labels, check_positive
 from ssl_jax.core import UserError
-from ssl_jax.evaluation.neighbors import BANK_TILE, TILE, check_k, search
+from ssl_jax.evaluation.neighbors import BANK_TILE, TILE, check_k, nearest, search
 
 VOTES = ("weighted", "uniform")
 MAX_VOTES = 2**26  # numbers held at a time while votes are counted
@@ -21,8 +21,8 @@ def _votes(labels, score, index, *, ks, classes, temperature, kind):
     if kind == "cosine":  # relative to the nearest, which changes no ranking: a low temperature would overflow
         score = jnp.exp((score - score[:, :1]) / temperature)
     elif kind == "l2":
-        nearest = score[:, :1]  # rows in the very place have all of the votes
-        score = jnp.where(nearest > 0, nearest / jnp.maximum(score, 1e-30), (score == 0).astype(score.dtype))
+        first = score[:, :1]  # rows in the very place have all of the votes
+        score = jnp.where(first > 0, first / jnp.maximum(score, 1e-30), (score == 0).astype(score.dtype))
     else:
         score = jnp.ones_like(score)
     weight = score[:, :, None] * jax.nn.one_hot(labels[index], classes, dtype=score.dtype)
@@ -69,10 +69,15 @@ def knn_predict(
     check_k(tuple(ks), len(train))
     if votes not in VOTES:
         raise UserError(f"Unknown kind of votes {votes!r}; choose one of {', '.join(VOTES)}.")
-    score, index = search(train, test, max(ks), metric, tile=tile, bank_tile=bank_tile)
+    kind = metric if votes == "weighted" else votes
+    if kind == "l2":  # small distances weigh most, and are less than float32's products round by
+        train, test = np.asarray(train), np.asarray(test)
+        score, index = nearest(train, test, max(ks), metric, tile=tile, bank_tile=bank_tile)
+        score = score.astype(np.float32)
+    else:
+        score, index = search(train, test, max(ks), metric, tile=tile, bank_tile=bank_tile)
     classes = int(np.max(labels)) + 1
     rows = max(min(tile, MAX_VOTES // (max(ks) * classes)), 1)
-    kind = metric if votes == "weighted" else votes
     count = functools.partial(
         _votes, jnp.asarray(labels), ks=tuple(ks), classes=classes, temperature=temperature, kind=kind
     )
@@ -81,6 +86,7 @@ def knn_predict(
 
 
 def knn_accuracy(train, labels, test, test_labels, *, ks=(20,), **kwargs) -> dict[int, float]:
-    """Accuracy (0..1) of `knn_predict` for each k; other arguments as there."""
+    """Accuracy (0..1) of `knn_predict` for each k; other arguments and errors as there."""
+    check_labels(test, test_labels)
     predicted = knn_predict(train, labels, test, ks=ks, **kwargs)
     return {k: float(np.mean(row == np.asarray(test_labels))) for k, row in zip(ks, predicted, strict=True)}

@@ -81,10 +81,7 @@ def search(
     tile: int = TILE,
     bank_tile: int = BANK_TILE,
 ) -> tuple[Float[np.ndarray, "m k"], Int[np.ndarray, "m k"]]:
-    """`nearest` in float32 alone, where neighbours that differ by rounding may change places: for votes.
-
-    Distances below a thousandth of the test row's (from the training rows' mean) are rounding, and raised to that.
-    """
+    """`nearest` in float32, where neighbours that differ by rounding may change places; the scores are `compare`'s."""
     check_metric(metric)
     check_positive(tile=tile, bank_tile=bank_tile)
     mean = centre_of(train, metric)
@@ -100,9 +97,6 @@ def search(
             best[i] = _nearer(bank, padded[start : start + tile], best[i], np.int32(offset), k=k, metric=metric)
         jax.block_until_ready(best)  # or all of the bank would be on its way to the device
     score, index = (np.concatenate([np.asarray(x) for x in column])[: len(query)] for column in zip(*best, strict=True))
-    if metric == "l2":
-        square = np.sum(query**2, axis=1, keepdims=True)
-        score = np.sqrt(np.maximum(square - 2 * score, 1e-6 * square))
     return score, index
 
 

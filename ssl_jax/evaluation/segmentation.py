@@ -250,7 +250,12 @@ def knn_segmentation(
     if k > len(chosen):
         raise UserError(f"k-NN segmentation needs k <= {len(chosen)}, the places in its bank, but was given k = {k}.")
     keys = l2_normalize(jnp.asarray(places[chosen]))
-    shares = jnp.asarray(cell_shares(train_masks, train.shape[1:3], classes).reshape(-1, classes)[chosen])
+    image, place = np.divmod(chosen, train.shape[1] * train.shape[2])
+    images, starts = np.unique(image, return_index=True)
+    of_image = (cell_shares(train_masks[i : i + 1], train.shape[1:3], classes).reshape(-1, classes) for i in images)
+    # Of each image only the chosen: those of all places would be larger than the maps.
+    kept = [cells[rows] for cells, rows in zip(of_image, np.split(place, starts[1:]), strict=True)]
+    shares = jnp.asarray(np.concatenate(kept))
 
     @jax.jit
     def votes(x: Array) -> Array:

@@ -239,7 +239,7 @@ def low_shot_svm(
       UserError: a class has fewer positives than k, or what `linear_svm` raises.
     """
     _check(train, targets, test, test_targets, (cost,))
-    check_positive(trials=trials, shots=min(shots, default=0))
+    check_positive(trials=trials, shots=min(shots, default=None))
     x, u, classes = unit_rows(train), unit_rows(test), _classes(targets, test_targets)
     y, metric = _one_per_class(targets, classes), "map" if targets.ndim == 2 else "accuracy"
     results = {}

@@ -14,7 +14,7 @@ from ssl_jax import nets
 from ssl_jax.core import PyTree, UserError
 from ssl_jax.interop import files
 from ssl_jax.interop.files import Arrays
-from ssl_jax.interop.layouts import LAYOUTS, Layout, Path, timm_join
+from ssl_jax.interop.layouts import LAYOUTS, Layout, Path, timm_can_hold, timm_join
 from ssl_jax.nets import functional
 
 SHOWN = 3  # mismatches that a message names
@@ -28,8 +28,9 @@ def load_encoder(
     Args:
       path: `.safetensors` or `.npz`.
       module: the encoder, with the fields that the weights were trained with.
-      image_shape: height, width and channels that it will see. A ViT's positions may be of another number of patches:
-        they are interpolated when the module runs.
+      image_shape: height, width and channels that it will see. A ViT's positions may be of another grid: they are
+        interpolated when the module runs. Others' files only tell their number, which is taken for a square where it
+        can be one, and else for the grid of `image_shape`.
       prefix: what their names begin with, for example "module.encoder_q."; found by itself where there is only one.
 
     DINOv2's layer scales are folded into the layers before them. Classifiers are left alone, see `load_head`.
@@ -88,7 +89,8 @@ def save_encoder(
 ) -> str:
     """Write an encoder for others to read; returns the title of the layout.
 
-    A `ResNet` gets torchvision's names and a `ViT` with learned positions timm's; anything else keeps its own.
+    A `ResNet` gets torchvision's names and a `ViT` with learned positions timm's; anything else keeps its own, and so
+    does a grid of positions that timm's file would have taken for a square (2 x 8 for 4 x 4).
 
     Args:
       path: `.safetensors` or `.npz`.
@@ -106,7 +108,7 @@ def save_encoder(
     if isinstance(module, nets.ResNet) and not own:
         layout = LAYOUTS["torchvision"]
     elif isinstance(module, nets.ViT) and module.pos == "learned" and not own:
-        layout = LAYOUTS["timm"]
+        layout = LAYOUTS["timm" if timm_can_hold(params["pos_grid"].shape[:2]) else "ssl_jax"]
     own = layout is LAYOUTS["ssl_jax"]
     arrays = {layout.name(place): _to_theirs(np.asarray(x), place, own=own) for place, x in variables.items()}
     if layout is LAYOUTS["timm"]:
@@ -156,6 +158,7 @@ def _belongs(name: str) -> bool:
         "blocks.",
         "pos_embed",
         "reg_token",
+        "register_tokens",
         "embeddings.reg",
         "params/",
         "batch_stats/",
@@ -169,7 +172,7 @@ def _to_ours(value: np.ndarray, place: Path, shape: tuple[int, ...], *, own: boo
         return value
     if place[-1] == "pos_grid":
         side = math.isqrt(len(value))
-        grid = shape[:2] if math.prod(shape[:2]) == len(value) else (side, len(value) // max(side, 1))
+        grid = (side, side) if side**2 == len(value) else shape[:2]  # the file doesn't say, and most are square
         return value.reshape(*grid, -1) if math.prod(grid) == len(value) else value
     if place[-1] == "cls":
         return value.reshape(-1)

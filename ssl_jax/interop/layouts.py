@@ -5,6 +5,7 @@ brought to the names of the first (`canonical`).
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 
@@ -99,8 +100,21 @@ def timm_split(arrays: Arrays) -> Arrays:
         arrays[f"{layer}.bias"] *= gamma
     positions = arrays.pop("pos_embed", None)
     if positions is not None:
+        if is_square(positions.shape[1]):  # timm's `no_embed_class`, as DeiT III: the class token has no position
+            positions = np.pad(positions, ((0, 0), (1, 0), (0, 0)))
         arrays["pos_embed[0]"], arrays["pos_embed[1:]"] = positions[0, 0], positions[0, 1:]
     return arrays
+
+
+def is_square(n: int) -> bool:
+    """Whether n patches can be a square."""
+    return math.isqrt(n) ** 2 == n
+
+
+def timm_can_hold(grid: tuple[int, ...]) -> bool:
+    """Whether a grid is known by its number of positions: a square, or what `timm_split` can't take for one."""
+    rows, columns = grid
+    return rows == columns or not (is_square(rows * columns) or is_square(rows * columns + 1))
 
 
 def timm_join(arrays: Arrays) -> Arrays:

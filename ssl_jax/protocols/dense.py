@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax import augment, evaluation
 from ssl_jax import data as sources
 from ssl_jax.protocols.frame import Row, Subject, Task, network_of, row, start_of
 
+Stats = tuple[float, ...] | None
 SCORES = ("AP", "AP50", "AP75", "VOC07")
 
 
@@ -86,6 +89,7 @@ def segmentation(
     ]
 
 
-def _prepare(image: jax.Array, **normalize: Any) -> jax.Array:
-    """Normalised as in pretraining, at the images' own size."""
-    return augment.prepare(image, size=image.shape[1], **normalize)
+def _prepare(image: jax.Array, *, mean: Stats = None, std: Stats = None) -> jax.Array:
+    """Normalised as in pretraining, at the images' own size, which need not be square."""
+    x = image.astype(jnp.float32) * np.float32(1 / 255)
+    return x if mean is None or std is None else augment.normalize(x, mean, std)

@@ -101,11 +101,11 @@ def svm(
     "11-point".
     """
     train, test = (task.train, task.test) if data is None else _boxed(task, data, train_split, test_split)
+    features, test_features = subject.features(train), subject.features(test)
     y, test_y = ((s.labels if data is None else evaluation.image_targets(s)) for s in (train, test))
     y, test_y, many = np.asarray(y), np.asarray(test_y), data is not None
     counts = (y == 1).sum(axis=0) if many else np.bincount(y)
     few = possible(shots, int(counts.min()), option="shots", default=SHOTS)
-    features, test_features = subject.features(train), subject.features(test)
     given: dict[str, Any] = {"costs": tuple(costs)} if costs else {}
     found = evaluation.linear_svm(features, y, test_features, test_y, method=precision, **given)
     title, score = (f"SVM, {data}", "map") if many else ("SVM", "accuracy")
@@ -142,7 +142,7 @@ def fewshot(
         found: dict[str, Any] = evaluation.few_shot_accuracy(
             features,
             labels,
-            ways=min(ways, int(labels.max()) + 1),
+            ways=min(ways, len(np.unique(labels))),
             shots=k,
             queries=queries,
             episodes=episodes,

@@ -6,7 +6,7 @@ from PIL import Image
 
 from ssl_jax import data
 from ssl_jax.core import UserError
-from ssl_jax.data import boxes, coco, combine, voc
+from ssl_jax.data import boxes, coco, combine, decode, voc
 
 SIZES = {"a.png": (40, 20), "b.png": (30, 30), "c.png": (20, 40)}
 
@@ -36,7 +36,7 @@ def instances(annotations):
 GOOD = [
     ("a.png", 90, [4, 2, 10, 8], {}),
     ("a.png", 2, [0, 0, 40.5, 20], {"iscrowd": 1}),
-    ("c.png", 2, [1, 2, 3, 4], {"iscrowd": 0}),
+    ("c.png", 2, [1, 2, 3, 4], {"iscrowd": 0, "area": 7.5}),
 ]
 
 
@@ -73,6 +73,7 @@ def test_coco_is_read_and_scaled(root):
     np.testing.assert_array_equal(examples["boxes"][2, 0], [2, 4, 8, 12])
     np.testing.assert_array_equal(examples["box_ignore"][0, :3], [True, False, False])
     np.testing.assert_allclose(examples["scale"], [2, 80 / 30, 2])
+    np.testing.assert_array_equal(examples["box_area"][:, :3], [[800, 80, 0], [0, 0, 0], [7.5, 0, 0]])  # a mask's
     # The picture lies in the upper left, the rest is grey.
     np.testing.assert_array_equal(examples["image"][0, :40], np.broadcast_to([200, 100, 50], (40, 80, 3)))
     np.testing.assert_array_equal(examples["image"][0, 40:], 128)
@@ -161,6 +162,21 @@ def test_an_image_that_does_not_fit_its_annotation_is_an_error(root):
         data.load(f"coco:{root}", "train", image_size=40)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_images_with_boxes_are_no_postscript_and_no_bombs(root, monkeypatch):
+    """As of folders: Pillow would hand a file that begins like PostScript, whatever its name, to another program."""
+    write(root, instances(GOOD))
+    source = coco.read_coco(root / "train2017", root / "annotations" / "instances_train2017.json", image_size=40)
+    with Image.open(root / "train2017" / "a.png") as image:
+        image.save(root / "train2017" / "a.png", "eps")
+    assert decode.header(str(root / "train2017" / "a.png")) is None
+    with pytest.raises(UserError, match=r"a\.png can't be read as an image: cannot identify"):
+        source[0]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 850)
+    with pytest.raises(UserError, match=r"b\.png can't be read as an image: 900 pixels, more than the 850"):
+        source[1]
+
+
 def test_a_turned_photograph_is_turned_if_its_annotation_is(tmp_path):
     """EXIF's orientation 6: the picture is stored on its side."""
     exif = Image.Exif()
@@ -204,6 +220,10 @@ def test_voc_side_by_side_and_in_its_own_layout(tmp_path):
     np.testing.assert_array_equal(loaded[1]["boxes"], example["boxes"])
     with pytest.raises(UserError, match="no split 'train'"):
         data.load(f"voc:{full}", "train")
+    for outside in ("../../one", str(tmp_path / "one")):
+        (full / "ImageSets/Main/train.txt").write_text(f"two\n{outside} 1\n")
+        with pytest.raises(UserError, match=rf"train\.txt names {outside}, which is outside of the annotations'"):
+            data.load(f"voc:{full}", "train")
 
 
 def test_voc_bad_boxes_and_bad_xml(tmp_path):

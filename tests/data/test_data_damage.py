@@ -178,6 +178,21 @@ def test_damaged_are_replaced_by_the_next_whole_one(photo, caplog):
     ]
 
 
+def test_labels_are_those_of_the_images_that_were_read(photo):
+    """Or features of one image would be scored by the label of another."""
+    source = some(photo)
+    odd, all_ = data.Subset(source, np.arange(1, 8, 2)), data.combine.Joined([source, some(photo)], "two")
+    np.testing.assert_array_equal(all_.labels, [*range(8), *range(8)])
+    np.testing.assert_array_equal(odd.labels, [1, 3, 5, 7])
+    np.testing.assert_array_equal(odd[:]["label"], odd.labels)
+    np.testing.assert_array_equal(odd.labels, [3, 3, 5, 7])
+    np.testing.assert_array_equal(source[:]["label"], source.labels)
+    np.testing.assert_array_equal(all_.labels, [0, 3, 3, 3, 4, 5, 7, 7, *range(8)])
+    part = source.select(np.asarray([6, 0]))  # where another image is the next one
+    np.testing.assert_array_equal(part.labels, [6, 0])
+    np.testing.assert_array_equal(part[:]["label"], part.labels)
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_replacement_is_the_same_on_any_number_of_hosts(photo, count):
     read = lambda **kwargs: next(data.batches(some(photo), batch_size=8, start=3, prefetch=0, **kwargs))  # noqa: E731

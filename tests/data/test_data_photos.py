@@ -74,6 +74,9 @@ def test_photographs_cannot_be_told_by_their_place_or_by_raw_pixels_alone():
 def test_size_and_channels():
     small = data.load("photos", image_size=16, channels=1)
     assert small.images.shape == (2250, 16, 16, 1)
+    colour, grey = data.load("photos", "test[:5]"), data.load("photos", "test[:5]", channels=1)
+    luma = colour.images @ np.asarray([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(grey.images[..., 0], luma, atol=1)
 
 
 def test_without_scikit_image(monkeypatch):

@@ -50,6 +50,15 @@ def greys(source) -> np.ndarray:
     return source[np.arange(len(source))]["image"][:, 0, 0, 0]
 
 
+def test_images_of_one_example_are_on_the_same_side(tmp_path):
+    pairs = {f"{i:04}.{side}.png": png(i) for i in range(60) for side in ("left", "right")}
+    (tmp_path / "pairs.tar").write_bytes(tar(pairs))
+    train, test = (greys(data.load(f"tar:{tmp_path}/pairs.tar", split)) for split in ("train", "test"))
+    assert not set(train) & set(test)
+    assert len(train) + len(test) == 120
+    assert 0 < len(test) <= 24
+
+
 LONG = "directory/" * 15 + "é" * 60 + ".png"  # longer than either field of a header
 DEEP = "d" * 90 + "/" + "n" * 90 + ".png"  # fits ustar's two fields
 

@@ -110,6 +110,8 @@ def test_the_form_of_coco():
     assert content["annotations"] == [
         {"id": 1, "image_id": 0, "category_id": 1, "bbox": [1, 2, 3, 6], "area": 18, "iscrowd": 0}
     ]
+    masks = to_coco({**truth, "box_area": np.asarray([[7.5, 0]], np.float32)}, classes=2)
+    assert masks["annotations"][0]["area"] == 7.5
     rows = to_coco_results({"boxes": truth["boxes"], "scores": np.asarray([[0.5, 0.0]]), "labels": truth["box_labels"]})
     np.testing.assert_array_equal(rows, [[0, 1, 2, 3, 6, 0.5, 1]])
 

@@ -65,6 +65,22 @@ def test_by_distance_rows_in_the_very_place_have_all_of_the_votes():
             np.testing.assert_array_equal(found[0], theirs.predict(x[2:3]))
 
 
+def test_a_row_in_the_very_place_outvotes_many_that_are_near():
+    """Nearer than float32's products of rows far from the mean can tell."""
+    here = np.eye(8, dtype=np.float32)[:1]
+    near = here + np.float32(0.01) * np.eye(8, dtype=np.float32)[np.arange(19) % 7 + 1]
+    train, labels = np.concatenate([here, near, -np.repeat(here, 20, axis=0)]), np.repeat([0, 1, 2], [1, 19, 20])
+    assert KNeighborsClassifier(20, weights="distance").fit(train, labels).predict(here) == 0
+    assert knn_predict(train, labels, here, ks=(20,), metric="l2") == 0
+
+
+@pytest.mark.parametrize(("rows", "said"), [(np.s_[:, None], r"have the shape \[4, 1\]"), (np.s_[:1], "but 1 labels")])
+def test_labels_to_score_by_are_one_for_each_row(rows, said):
+    x, y = np.eye(4, dtype=np.float32), np.arange(4, dtype=np.int32)
+    with pytest.raises(UserError, match=said):
+        knn_accuracy(x, y, x, y[rows], ks=(1,))
+
+
 def test_accuracy_is_the_share_of_hits():
     train, labels = np.eye(4, dtype=np.float32), np.arange(4, dtype=np.int32)
     found = knn_accuracy(train, labels, train, np.asarray([0, 1, 2, 0], np.int32), ks=(1, 2))

@@ -14,6 +14,7 @@ from ssl_jax.evaluation import (
     linear_segmentation,
     miou,
     pixel_accuracy,
+    segmentation,
     segmentation_scores,
 )
 from ssl_jax.evaluation.segmentation import cell_shares, dense_features
@@ -71,6 +72,20 @@ def test_one_neighbour_on_the_training_set_finds_itself():
     maps, masks = blocks(6, 3, noise=1.0)
     coarse = masks[:, ::2, ::2]
     assert knn_segmentation(maps, coarse, maps, coarse, classes=CLASSES, k=1) == {"miou": 1.0, "accuracy": 1.0}
+
+
+def test_shares_are_counted_in_the_images_of_the_bank_alone(monkeypatch):
+    seen = []
+
+    def counted(masks, *rest):
+        seen.append(len(masks))
+        return cell_shares(masks, *rest)
+
+    monkeypatch.setattr(segmentation, "cell_shares", counted)
+    maps = np.random.default_rng(0).normal(size=(6, 4, 4, 8)).astype(np.float32)
+    masks = np.resize(np.arange(CLASSES, dtype=np.uint8), (6, 8, 8))
+    knn_segmentation(maps, masks, maps, masks, classes=CLASSES, k=1, bank=3)
+    assert 1 <= sum(seen) <= 3
 
 
 def test_weights_decay_and_the_bias_does_not():

@@ -124,6 +124,7 @@ def test_low_shot_is_deterministic_and_better_with_more(y, v, metric):
     assert found[1]["std"] == pytest.approx(np.std(found[1]["values"], ddof=1))
     assert found != low_shot_svm(X, y, U, v, shots=(1, 16), trials=4, seed=1)
     assert low_shot_svm(X, y, U, v, shots=(2,), trials=1)[2]["std"] is None
+    assert low_shot_svm(X, y, U, v, shots=()) == {}
 
 
 def test_all_shots_of_balanced_labels_are_the_svm_itself():

@@ -203,6 +203,37 @@ def test_learned_positions_need_a_place(weights, tmp_path):
         interop.load_encoder(path, VIT.clone(pos="sincos"), SHAPE)
 
 
+def test_positions_are_a_square_where_they_can_be_one(weights, tmp_path):
+    """Their number is all that a file tells. Without a class token's (DeiT III) timm adds none to it."""
+    timm, wide = weights("w_vit"), (16, 64, 3)  # 2 x 8 patches of the file's 4 x 4
+    params, state = interop.load_encoder(save(tmp_path / "a.npz", timm), VIT, wide)
+    np.testing.assert_array_equal(params["pos_grid"], timm["pos_embed"][0, 1:].reshape(4, 4, 32))
+    without = save(tmp_path / "b.npz", timm | {"pos_embed": timm["pos_embed"][:, 1:]})
+    found, _ = interop.load_encoder(without, VIT, SHAPE)
+    np.testing.assert_array_equal(found["pos_grid"], params["pos_grid"])
+    np.testing.assert_array_equal(found["pos_cls"], 0)
+
+    # 3 x 4: of that grid only, and no other is guessed.
+    oblong = save(tmp_path / "c.npz", timm | {"pos_embed": timm["pos_embed"][:, :13]})
+    assert interop.load_encoder(oblong, VIT, (24, 32, 3))[0]["pos_grid"].shape == (3, 4, 32)
+    with pytest.raises(UserError, match=r"pos_embed\[1:\] gives \[12, 32\], where the encoder has \[4, 4, 32\]"):
+        interop.load_encoder(oblong, VIT, SHAPE)
+
+    # Our own grids come back as they were: those that would be taken for a square are written under our names.
+    for grid, title in (((3, 4), "timm's and DINO's ViT"), ((2, 8), "ssl_jax's own"), ((3, 5), "ssl_jax's own")):
+        ours = params | {"pos_grid": np.arange(grid[0] * grid[1] * 32, dtype=np.float32).reshape(*grid, 32)}
+        assert interop.save_encoder(tmp_path / "d.npz", VIT, ours, state) == title
+        shape = (8 * grid[0], 8 * grid[1], 3)
+        assert_equal(interop.load_encoder(tmp_path / "d.npz", VIT, shape), (ours, state))
+
+
+@pytest.mark.parametrize("name", ["reg_token", "register_tokens"])  # timm's and facebookresearch/dinov2's
+def test_registers_are_refused(weights, tmp_path, name):
+    path = save(tmp_path / "x.npz", weights("w_vit") | {name: np.ones((1, 4, 32), np.float32)})
+    with pytest.raises(UserError, match=f"{name} has no place in the encoder"):
+        interop.load_encoder(path, VIT, SHAPE)
+
+
 @pytest.mark.parametrize("kind", [".pth", ".pt", ".bin", ".ckpt"])
 def test_pickles_are_never_opened(tmp_path, kind):
     path = tmp_path / f"model{kind}"
