@@ -163,7 +163,7 @@ def test_resumed_run_is_the_undisturbed_run(name, undisturbed, tmp_path):
 
 def stored(config, directory: pathlib.Path, state) -> tuple:
     """State and probe of the last checkpoint."""
-    watch = Watch(build(config))
+    watch = Watch(build(config), announce=lambda text: None)
     watch.start(state)
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     try:
