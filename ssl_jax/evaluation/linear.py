@@ -22,6 +22,7 @@ WIDE_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0, 3.0, 10.0)
 WIDE_PENALTIES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
 ENOUGH_HELD_OUT = 1000  # rows to choose a setting on; where they are fewer, parts are held out in turn
 BATCH_SIZE = 1024
+MAX_STEPS = 2**11  # in one call
 MAX_LOGITS = 2**26  # held at a time when classifiers are scored
 
 
@@ -42,8 +43,11 @@ def standardize(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
 
 
 @functools.partial(jax.jit, static_argnames=("momentum",))
-def _epoch(params, velocity, features, labels, order, rates, penalties, *, momentum):
-    """One pass; `order [steps b]` are the rows of each step, `rates [s]` and `penalties [s]` those of each setting."""
+def _steps(params, velocity, features, labels, order, factors, rates, penalties, *, momentum):
+    """Some passes: `order [t b]` are the rows of each step and `factors [t]` the parts of the rate that it takes.
+
+    `rates [s]` and `penalties [s]` are those of each setting.
+    """
     settings, dim, classes = params["weight"].shape
 
     def loss(params, x, y):
@@ -55,17 +59,25 @@ def _epoch(params, velocity, features, labels, order, rates, penalties, *, momen
         decay = penalties * jnp.sum(params["weight"] ** 2, axis=(1, 2)) / 2
         return jnp.sum(cross_entropy + decay), cross_entropy
 
-    def step(carry, rows):
+    def step(carry, now):
         params, velocity = carry
+        rows, factor = now
+        rate = rates * factor
         grads, cross_entropy = jax.grad(loss, has_aux=True)(params, features[rows], labels[rows])
         velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, grads)
         params = {
-            "weight": params["weight"] - rates[:, None, None] * velocity["weight"],
-            "bias": params["bias"] - rates[:, None] * velocity["bias"],
+            "weight": params["weight"] - rate[:, None, None] * velocity["weight"],
+            "bias": params["bias"] - rate[:, None] * velocity["bias"],
         }
         return (params, velocity), cross_entropy
 
-    return jax.lax.scan(step, (params, velocity), order)
+    return jax.lax.scan(step, (params, velocity), (order, factors))
+
+
+def _order(n: int, batch_size: int, seed: tuple[int, int]) -> Int[np.ndarray, "t b"]:
+    """Rows of each step of one pass; all in order if they are one step."""
+    order = np.random.default_rng(seed).permutation(n) if batch_size < n else np.arange(n)
+    return order[: n // batch_size * batch_size].reshape(-1, batch_size).astype(np.int32)
 
 
 def fit_linear(
@@ -105,12 +117,15 @@ def fit_linear(
     }
     velocity = jax.tree.map(jnp.zeros_like, params)
     batch_size, losses = min(batch_size, n), []
-    for epoch in range(epochs):
-        order = np.random.default_rng((seed, epoch)).permutation(n) if batch_size < n else np.arange(n)
-        order = order[: n // batch_size * batch_size].reshape(-1, batch_size).astype(np.int32)
-        factor = 0.5 * (1 + np.cos(np.pi * epoch / epochs))
-        (params, velocity), loss = _epoch(
-            params, velocity, x, y, jnp.asarray(order), rates * factor, penalties, momentum=momentum
+    together = max(MAX_STEPS * batch_size // n, 1)  # passes over few rows are short
+    for first in range(0, epochs, together):
+        passes = range(first, min(first + together, epochs))
+        orders = [_order(n, batch_size, (seed, epoch)) for epoch in passes]
+        factors = [0.5 * (1 + np.cos(np.pi * epoch / epochs)) for epoch in passes]
+        factor = np.repeat(np.asarray(factors, np.float32), len(orders[0]))
+        order = jnp.asarray(np.concatenate(orders))
+        (params, velocity), loss = _steps(
+            params, velocity, x, y, order, jnp.asarray(factor), rates, penalties, momentum=momentum
         )
         losses.append(loss)
     return params, np.concatenate([np.asarray(loss) for loss in losses])
