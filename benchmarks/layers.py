@@ -20,7 +20,7 @@ from ssl_jax import evaluation
 OUT = pathlib.Path(__file__).parents[1] / "docs" / "benchmarks" / "layers.md"
 # Of the ConvNet, whose stages have 24, 48, 96 and 192 channels: 384 to 960 features each.
 LAYERS = ("stage1@4", "stage2@4", "stage3@3", "stage4@2", "pooled")
-CONFIGS = ("rotation", "relative_patch", "jigsaw", "autoencoder", "bigan", "bownet", "obow", "simclr", "supervised")
+CONFIGS = ("rotation", "relative_patch", "jigsaw", "autoencoder", "bownet", "obow", "simclr", "supervised")
 
 
 def accuracies(workdir: pathlib.Path, *, untrained: bool = False) -> dict[str, float]:

@@ -49,19 +49,18 @@ def paper(number: str) -> str:
 def methods_table() -> str:
     """All methods: family, idea, state, papers, published and measured."""
     lines = [
-        "| method | idea | state it keeps | papers | published | small budget: k-NN / linear / 10 labels |",
+        f"| method | idea | state it keeps | papers | published | {catalogue.FIGURES} |",
         "|---|---|---|---|---|---|",
     ]
     family = None
     for name in catalogue.names():
-        about, (title, idea) = catalogue.card(name), catalogue.summary(name)
+        about = catalogue.card(name)
         if about.family != family:
             family = about.family
             lines.append(f"| **{family}** | | | | | |")
-        idea = re.sub(r" \([^()]*(\([^()]*\)[^()]*)*\)$", "", idea)  # authors and venue stand in the documentation
         cells = [
             f"[`{name}`](docs/methods/{name}.md)",
-            f"{title}: {idea}",
+            f"{catalogue.summary(name)[0]}: {catalogue.idea(name)}",
             ", ".join(about.state) or "none",
             ", ".join(map(paper, about.papers)),
             about.published,
@@ -84,7 +83,7 @@ def figures_table() -> str:
         lines.append(
             f"| **{data}**, raw pixels | | {raw['knn']:.1f} | {raw['linear']:.1f} | {raw['labels_10']:.1f} | | | |"
         )
-        for config, f in sorted(rows.items(), key=lambda item: -item[1]["run"]["linear"]):
+        for config, f in sorted(rows.items(), key=lambda item: -catalogue.mean(item[1], "linear")):
             untrained = f["untrained"]
             own = " | ".join(_spread(f, key) for key in ("knn", "linear", "labels_10"))
             lines.append(
@@ -99,7 +98,7 @@ def _spread(figures: Mapping[str, Any], key: str) -> str:
     """Mean of a figure over seeds, with its deviation where there are several."""
     values = [seed["run"][key] for seed in catalogue.by_seed(figures).values()]
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{deviation}"
+    return f"{catalogue.mean(figures, key):.1f}{deviation}"
 
 
 def claims() -> str:
@@ -121,7 +120,7 @@ def recipe(name: str) -> str:
     lines += [f"| encoders | {about.encoders} |", f"| state it keeps | {', '.join(about.state) or 'none'} |"]
     lines += [f"| {title} | {text(config)} |" for title, text in RECIPE]
     lines += [f"| published | {about.published or 'none for this recipe'} |"]
-    lines += [f"| small budget: k-NN / linear / 10 labels | {catalogue.figures_text(name)} |"]
+    lines += [f"| {catalogue.FIGURES} | {catalogue.figures_text(name)} |"]
     return "\n".join(lines)
 
 

@@ -63,4 +63,9 @@ workdir=${workdir:-runs/${config//:/-}} # a folder holds the run of one config
 workdir=$(cd -- "$workdir" && pwd)
 if [ "$config" = quickstart:digits ]; then say "Note: trained on scikit-learn's digits, not on Fashion-MNIST (see the warning above)."; fi
 [ -f "$workdir/report.html" ] || fail "the run left no report in $workdir"
+go_on=". $(printf %q "$venv/bin/activate")"
+if [ "${FASHION_MNIST_DIR:-$debian_fashion_mnist}" != "$debian_fashion_mnist" ]; then
+  go_on+=" && export FASHION_MNIST_DIR=$(printf %q "$FASHION_MNIST_DIR")"
+fi
+say "To go on with the command ssl-jax in your shell: $go_on"
 printf 'The report: %s\n' "$workdir/report.html"

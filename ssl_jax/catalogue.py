@@ -5,6 +5,8 @@ import importlib
 import importlib.resources
 import inspect
 import json
+import re
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +21,7 @@ FAMILIES = (
     "decorrelation and clustering",
     "yardstick",
 )
+FIGURES = "small budget: k-NN / linear / 10 labels"
 
 
 def module(name: str) -> Any:
@@ -36,6 +39,11 @@ def summary(name: str) -> tuple[str, str]:
     paragraph = " ".join((inspect.getdoc(module(name)) or "").split("\n\n")[0].split())
     title, _, idea = paragraph.partition(": ")
     return title, idea.rstrip(".")
+
+
+def idea(name: str) -> str:
+    """The idea without authors and venue, for tables."""
+    return re.sub(r" \([^()]*(\([^()]*\)[^()]*)*\)$", "", summary(name)[1])
 
 
 def names() -> list[str]:
@@ -64,32 +72,30 @@ def by_seed(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {str(figures["seed"]): {name: figures[name] for name in names}}
 
 
+def mean(figures: Mapping[str, Any], key: str) -> float:
+    """Mean over seeds of a config's accuracy "knn", "linear" or "labels_10", in percent, rounded nowhere before."""
+    return statistics.mean(seed["run"][key] for seed in by_seed(figures).values())
+
+
 def figures_text(name: str) -> str:
     """K-NN, linear and ten labels per class in percent, for tables."""
     figures = figures_of(name)
     if figures is None:
         return "not measured"
-    text = " / ".join(f"{figures['run'][key]:.1f}" for key in ("knn", "linear", "labels_10"))
+    text = " / ".join(f"{mean(figures, key):.1f}" for key in ("knn", "linear", "labels_10"))
     return text if figures["data"] == "fashion_mnist" else f"{text} ({figures['data']})"
 
 
 def table() -> str:
-    """Lines of text: each method with family, paper, encoders, state, and published and measured figures."""
-    heads = ("method", "family", "paper", "encoders", "state it keeps", "published", "measured: k-NN/linear/10 labels")
-    rows = [heads]
+    """Lines of text, family by family: idea and measured figures first, since terminals are narrow."""
+    rows: list[tuple[str, ...]] = [("method", "idea", FIGURES, "state it keeps", "papers", "published", "encoders")]
     for name in names():
         about = card(name)
-        rows.append(
-            (
-                name,
-                about.family,
-                ", ".join(about.papers),
-                about.encoders,
-                ", ".join(about.state) or "none",
-                about.published,
-                figures_text(name),
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+        if f"{about.family}:" not in (row[0] for row in rows):
+            rows.append((f"{about.family}:", *[""] * (len(rows[0]) - 1)))
+        state, papers = ", ".join(about.state) or "none", ", ".join(about.papers)
+        rows.append((name, idea(name), figures_text(name), state, papers, about.published, about.encoders))
+    columns = list(zip(*(row for row in rows if row[1]), strict=True))  # a family's name may reach over its column
+    widths = [max(map(len, column)) for column in columns]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)

@@ -74,13 +74,9 @@ def arguments(config: Any) -> dict[str, dict[str, Any]]:
         "method_args": getattr(methods, config.method, None),
         "augment_args": getattr(augment, config.augment, None),
         "optimizer_args": optim.create,
+        "encoder_args": nets.factory(config.encoder) if config.encoder in nets.NAMES else None,
     }
-    found = {name: _defaults(factory) for name, factory in factories.items() if factory is not None}
-    if config.encoder in nets.NAMES:
-        module = nets.create(config.encoder)
-        made = {field.name: getattr(module, field.name, None) for field in dataclasses.fields(module)}
-        found["encoder_args"] = {k: v for k, v in made.items() if k not in FILLED_IN}
-    return found
+    return {name: _defaults(factory) for name, factory in factories.items() if factory is not None}
 
 
 def field_meanings() -> dict[str, str]:

@@ -44,10 +44,16 @@ def test_every_method_has_a_page_and_a_card(name):
 
 
 def test_table_has_a_line_for_every_method():
-    text = catalogue.table()
-    assert len(text.splitlines()) == len(methods.__all__) + 1
+    lines = catalogue.table().splitlines()
+    assert len(lines) == len(methods.__all__) + len(catalogue.FAMILIES) + 1
     for name in methods.__all__:
-        assert re.search(rf"^{name} ", text, re.MULTILINE)
+        [line] = [line for line in lines if line.startswith(f"{name} ")]
+        shown = line[: lines[0].index("state it keeps")]
+        assert catalogue.idea(name) in shown
+        assert catalogue.figures_text(name) in shown
+        assert len(shown.rstrip()) < 130
+        assert catalogue.card(name).encoders in line
+    assert not re.search(r"\(|20\d\d", "".join(map(catalogue.idea, methods.__all__)))  # neither authors nor venues
 
 
 def commands() -> list[str]:

@@ -5,7 +5,7 @@ import re
 import pytest
 from absl import flags
 
-from ssl_jax import cli, config_flag, flag_help
+from ssl_jax import cli, config_flag, flag_help, nets
 from ssl_jax.configs import common
 from ssl_jax.core import UserError
 
@@ -32,6 +32,16 @@ def test_a_config_shows_its_fields_as_they_will_be(capsys):
     assert "hidden=2048" not in others
     assert "steps between lines of progress" in text
     assert all(len(line) <= flag_help.WIDTH for line in text.splitlines() if "=" not in line)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vit_s", "convnet"])
+def test_only_fields_that_can_be_set_are_offered(name):
+    """`resnet50` has its depth in its name; a ViT's can be set."""
+    config = common.base("moco")
+    config.encoder = name
+    offered = flag_help.arguments(config)["encoder_args"]
+    assert ("depth" in offered) == name.startswith("vit")
+    nets.create(name, **offered)
 
 
 @pytest.mark.parametrize(("given", "value"), [("0.07", 0.07), ("None", None), ("{'start': 0.04}", {"start": 0.04})])

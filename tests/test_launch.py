@@ -166,6 +166,38 @@ def test_an_environment_of_the_users_is_not_erased(tools, tmp_path):
     assert log.read_text() == f"-m venv --clear -- {folder}\n"
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_quick_start_ends_with_how_to_go_on(tools, tmp_path, elsewhere):
+    """Its last lines can be typed: they put the command on PATH, and name the data where it is not found by itself."""
+    folder, data = tmp_path / "an env", tmp_path / "my data"
+    for place in (folder / "bin", data):
+        place.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (data / f"{name}-ubyte").touch()
+    (folder / "pyvenv.cfg").touch()
+    (folder / "ssl_jax.stamp").write_text("digest core\n")
+    (folder / "bin" / "activate").write_text(f'PATH="{folder}/bin:$PATH"\n')
+    scripts = {"python": "echo digest", "ssl-jax": "mkdir -p runs/mine && touch runs/mine/report.html"}
+    for name, text in scripts.items():
+        (folder / "bin" / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (folder / "bin" / name).chmod(0o755)
+    setting = (
+        {"FASHION_MNIST_DIR": str(data)} if elsewhere else {"QUICKSTART_CONFIG": "simclr:test", "FASHION_MNIST_DIR": ""}
+    )
+    done = tools("quickstart.sh", "runs/mine", programs={}, SSL_JAX_VENV=str(folder), **setting)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"The report: {tmp_path}/runs/mine/report.html"
+    typed = done.stderr.splitlines()[-1].partition("in your shell: ")[2]
+    shown = subprocess.run(
+        ["bash", "-c", f"{typed} && command -v ssl-jax && echo $FASHION_MNIST_DIR"],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.splitlines() == [str(folder / "bin" / "ssl-jax"), str(data) if elsewhere else ""]
+
+
 def test_the_manifest_starts_a_run_on_every_host():
     text = (LAUNCH / "gke_jobset.yaml").read_text()
     manifest = yaml.safe_load(text)

@@ -2,11 +2,13 @@
 
 Without a name it lists the claims. Runs are kept under ROOT/runs by what they are, so that claims share them; what is
 complete is not made again. `--test` is a trial of the script in a minute, whose figures mean nothing. `--write` keeps
-page, picture and the figures of each seed in docs/claims, which `python docs/generate.py` joins to docs/claims.md.
+page, picture (drawn by matplotlib, which the extra `bench` brings along) and the figures of each seed in docs/claims,
+which `python docs/generate.py` joins to docs/claims.md.
 """
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -75,6 +77,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.test and args.write:
         parser.error("the figures of a trial are not to be kept: leave out --test or --write")
+    if args.write and not importlib.util.find_spec("matplotlib"):  # said now, not after hours of runs
+        parser.error("--write draws a picture with matplotlib, which is not installed: pip install matplotlib")
     settings(args.root, test=args.test)
     seeds = tuple(int(seed) for seed in (args.seeds or ("0" if args.test else "0,1,2")).split(","))
     finding = CLAIMS[args.name](Budget(seeds=seeds, root=args.root / ("test" if args.test else ""), test=args.test))

@@ -5,13 +5,16 @@ import numpy as np
 from benchmarks.claims.finding import Finding, spread, verdict
 from benchmarks.claims.runs import Budget, last, logged, pretrain
 
+Figures = dict[str, dict[str, list[float]]]
+
 
 def stop_gradient(budget: Budget) -> Finding:
     """BYOL and SimSiam without the stop-gradient collapse; with it they don't (Chen and He, 2021, figure 2).
 
     The small forms on Fashion-MNIST, 100 steps of 256 images. The deviation is that of embeddings of unit norm times
     the root of their dimension: 1 where they point everywhere alike, 0 where all are the same. It holds if, at the end
-    of every run, it is above 0.5 with the stop-gradient and below 0.1 without, for each of the two methods.
+    of every run, it is above 0.5 with the stop-gradient and below 0.1 without; each of the two conditions is judged for
+    each of the two methods.
     """
     steps = {"steps": 20 if budget.test else 100, "log_every": 5, "knn_every": -1}
     curves: dict = {"deviation of the embedding": {}, "accuracy of the online probe": {}}
@@ -25,12 +28,17 @@ def stop_gradient(budget: Budget) -> Finding:
             curves["deviation of the embedding"][name] = deviation
             curves["accuracy of the online probe"][name] = accuracy
             figures[name] = {"deviation": last(deviation), "probe accuracy": last(accuracy)}
-    kept = [min(figures[f"{m}, with stop-gradient"]["deviation"]) for m in ("simsiam", "byol")]
-    lost = [max(figures[f"{m}, without stop-gradient"]["deviation"]) for m in ("simsiam", "byol")]
-    holds = [high > 0.5 and low < 0.1 for high, low in zip(kept, lost, strict=True)]
-    return Finding(
-        verdict=verdict(holds, "deviation above 0.5 with it, below 0.1 without"), figures=figures, curves=curves
-    )
+    return Finding(verdict=needs_stop_gradient(figures), figures=figures, curves=curves)
+
+
+def needs_stop_gradient(figures: Figures) -> str:
+    """The verdict of `stop_gradient`."""
+    holds, basis = [], []
+    for method, title in (("simsiam", "SimSiam"), ("byol", "BYOL")):
+        kept, lost = (figures[f"{method}, {word} stop-gradient"]["deviation"] for word in ("with", "without"))
+        holds += [min(kept) > 0.5, max(lost) < 0.1]
+        basis.append(f"{title} {spread(kept)} with it and {spread(lost)} without")
+    return verdict(holds, f"deviation of the embedding: {', '.join(basis)}")
 
 
 def centering(budget: Budget) -> Finding:
@@ -38,7 +46,10 @@ def centering(budget: Budget) -> Finding:
 
     The small form on Fashion-MNIST, 120 steps of 256 images; without sharpening the teacher is as soft as the student.
     It holds if, at the end of every run, the entropy of the targets over its maximum (the logarithm of the number of
-    prototypes) is below 0.05 without centring, above 0.95 without sharpening, and in between with both.
+    prototypes) is below 0.05 without centring, above 0.95 without sharpening, and in between with both; and if the
+    divergence (KL) of the predictions from the targets is below 0.1 without either of them, above it with both. Targets
+    of low entropy are no collapse by themselves: it is one when all images have the same, and nothing is left to learn.
+    The condition on the divergence was added when the figures were known.
     """
     # Without sharpening the teacher is as soft as the student, whose temperature is 0.1.
     settings = {
@@ -55,14 +66,21 @@ def centering(budget: Budget) -> Finding:
         for panel, curve in zip(curves, found.values(), strict=True):
             curves[panel][name] = curve
         figures[name] = {n.replace("_", " "): last(curve) for n, curve in found.items()}
-    most = np.log(64 if budget.test else 512)  # of so many prototypes
-    entropy = {name: np.asarray(found["target entropy"]) / most for name, found in figures.items()}
+    return Finding(verdict=needs_both(figures, prototypes=64 if budget.test else 512), figures=figures, curves=curves)
+
+
+def needs_both(figures: Figures, *, prototypes: int) -> str:
+    """The verdict of `centering`."""
+    entropy = {name: np.asarray(found["target entropy"]) / np.log(prototypes) for name, found in figures.items()}
+    left = {name: np.asarray(found["target kl"]) for name, found in figures.items()}
     holds = [
-        bool((entropy["no centring"] < 0.05).all()),
-        bool((entropy["no sharpening"] > 0.95).all()),
-        bool(((entropy["both"] > 0.05) & (entropy["both"] < 0.95)).all()),
+        entropy["no centring"] < 0.05,
+        left["no centring"] < 0.1,
+        entropy["no sharpening"] > 0.95,
+        left["no sharpening"] < 0.1,
+        (entropy["both"] > 0.05) & (entropy["both"] < 0.95) & (left["both"] > 0.1),
     ]
-    shares = ", ".join(f"{name} {spread(list(values))}" for name, values in entropy.items())
-    return Finding(
-        verdict=verdict(holds, f"entropy of the targets over its maximum: {shares}"), figures=figures, curves=curves
-    )
+    shares = ", ".join(f"{name} {spread(values.tolist())}" for name, values in entropy.items())
+    each = "; ".join(f"{name} {', '.join(f'{kl:.2f}' for kl in values)}" for name, values in left.items())
+    basis = f"entropy of the targets over its maximum: {shares}; divergence in each seed: {each}"
+    return verdict([bool(seeds.all()) for seeds in holds], basis)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import statistics
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -49,9 +50,9 @@ def keeps_up(a: Sequence[float], b: Sequence[float], within: float = 0.3) -> boo
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Mean and deviation as text."""
-    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{deviation}"
+    """Mean and deviation as text; exact before they are rounded, as in the tables of methods."""
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
 def sentence(claim: Callable) -> str:

@@ -1,5 +1,6 @@
 """Every method of the library in one table, by what its features are worth after one and the same small budget."""
 
+import statistics
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def conclude(measured: dict[str, dict[str, Any]]) -> Finding:
     rows = {config.partition(":")[0]: figures for config, figures in measured.items() if figures["data"] == DATA}
     seeds = {name: list(catalogue.by_seed(row).values()) for name, row in rows.items()}
     linear = {name: [seed["run"]["linear"] for seed in found] for name, found in seeds.items()}
-    order = sorted(rows, key=lambda name: -float(np.mean(linear[name])))
+    order = sorted(rows, key=lambda name: -statistics.mean(linear[name]))
     found = {
         name: {
             **{title: [seed["run"][key] for seed in seeds[name]] for title, key in FIGURES.items()},
@@ -49,8 +50,8 @@ def conclude(measured: dict[str, dict[str, Any]]) -> Finding:
     own = [name for name in order if name != YARDSTICK]
     place = own.index("obow") + 1
     basis = (
-        f"by the linear probe OBoW is number {place} of {len(own)} with {np.mean(linear['obow']):.1f}; "
-        f"the best is {own[0]} with {np.mean(linear[own[0]]):.1f}"
+        f"by the linear probe OBoW is number {place} of {len(own)} with {statistics.mean(linear['obow']):.1f}; "
+        f"the best is {own[0]} with {statistics.mean(linear[own[0]]):.1f}"
     )
     return Finding(
         verdict=verdict([place == 1], basis), figures=found, tables={"points above the untrained encoder": gains}

@@ -217,7 +217,7 @@ def linear_probe(
 
     All pairs of rate and penalty are trained at once on nine tenths of the training set, the best on the rest is
     chosen, and trained again on all of it. The pairs share every step's rows in one product, so that 50 of them
-    (`rates=WIDE_RATES, penalties=WIDE_PENALTIES`) take some four times as long as one.
+    (`rates=WIDE_RATES, penalties=WIDE_PENALTIES`) take two to three times as long as one.
 
     Where a tenth is less than `ENOUGH_HELD_OUT` rows, up to five parts of the training set are held out in turn, for
     as many rows together (or all); of the settings within a standard error of the most accurate one the most certain

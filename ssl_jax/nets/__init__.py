@@ -36,6 +36,7 @@ __all__ = [
     "ViT",
     "conv2d",
     "create",
+    "factory",
     "grid_average",
     "is_known",
     "max_pool",
@@ -75,6 +76,11 @@ def own(**modules: Callable[..., nn.Module]) -> Iterator[None]:
 def is_known(name: str) -> bool:
     """Whether `create` knows an encoder of that name."""
     return name in _MODULES or name in _own.get({})
+
+
+def factory(name: str) -> Callable[..., nn.Module]:
+    """What `create` makes one of `NAMES` with: its signature has the fields that may be set (no ResNet's depth)."""
+    return _MODULES[name]
 
 
 def create(name: str, **fields: Any) -> nn.Module:
