@@ -76,6 +76,10 @@ def test_the_page_reads_it_in_plain_jax(exported, monkeypatch):
         (["--workdir=RUN", "--out=a.npz", "--encoder=tutor"], "value should be one of <student|teacher>"),
         (["--workdir=RUN", "--out=/dev/null/a.npz"], "can't be written to /dev/null/a.npz: "),
         (["--workdir=RUN"], "The flag --out is missing."),
+        (["--workdir=RUN", "--out=a.npz", "--layout=onnx"], "value should be one of <file|huggingface>"),
+        (["--workdir=RUN", "--out=a.npz", "--layout=huggingface"], "writes a directory, and --out=a.npz is a file"),
+        (["--workdir=RUN", "--out=a", "--layout=huggingface", "--own"], "--layout=huggingface needs theirs; leave"),
+        (["--workdir=RUN", "--out=a", "--layout=huggingface"], "have no model for this encoder: it is a ConvNet"),
     ],
 )
 def test_what_cannot_be_exported_is_told_in_a_sentence(exported, capsys, flags, message):
