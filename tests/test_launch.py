@@ -185,14 +185,10 @@ def test_versions_are_the_tested_ones_in_environments_of_our_own(tmp_path, minor
     if not made:
         folder.mkdir(parents=True)
         shutil.copy(python, folder / "python")
+    places = {"SSL_JAX_VENV": str(tmp_path / "env"), "SSL_JAX_PYTHON": str(python)}
     done = subprocess.run(
         ["bash", "-c", f". {LAUNCH}/_environment.sh; install_package test; install_package test"],
-        env={
-            **os.environ,
-            "SSL_JAX_VENV": str(tmp_path / "env"),
-            "SSL_JAX_PYTHON": str(python),
-            "SSL_JAX_NEWEST": newest,
-        },
+        env={**os.environ, **places, "SSL_JAX_NEWEST": newest},
         capture_output=True,
         text=True,
         timeout=60,
