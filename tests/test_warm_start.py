@@ -87,6 +87,22 @@ def test_what_cannot_be_exported_is_told_in_a_sentence(exported, capsys, flags, 
     assert message in capsys.readouterr().err
 
 
+def test_a_vit_leaves_for_timm_and_for_hugging_face(tmp_path, capsys):
+    """Also with positions that it computes, as MAE's and MoCo v3's."""
+    run, args = tmp_path / "run", "{'patch': 4, 'dim': 16, 'depth': 1, 'heads': 2, 'pos': 'sincos'}"
+    assert pretrain(run, "--config.encoder=vit_ti", f"--config.encoder_args={args}") == 0
+    for flags, names in (
+        ([f"--out={tmp_path / 'a.safetensors'}"], "timm's and DINO's ViT"),
+        (["--layout=huggingface", f"--out={tmp_path / 'deep' / 'a'}"], "Hugging Face's ViTModel"),
+    ):
+        assert cli.main(["export", f"--workdir={run}", *flags]) == 0
+        assert f"under the names of {names}. Read again, they give the same features" in capsys.readouterr().err
+    params = load_run(run)[1].params["encoder"]
+    for file in (tmp_path / "a.safetensors", tmp_path / "deep" / "a" / "model.safetensors"):
+        equal(interop.load_encoder(file, VIT.clone(pos="sincos"), (8, 8, 1))[0], params)
+    assert json.loads((tmp_path / "deep" / "a" / "config.json").read_text())["num_channels"] == 1
+
+
 def test_a_run_begins_with_the_weights_and_keeps_them(exported, tmp_path, capsys):
     """The file may vanish, and the run still repeats; what stands beside it in evaluation is a random encoder."""
     run, file = exported[0], tmp_path / "weights.npz"
