@@ -3,6 +3,7 @@
 #
 #   SSL_JAX_VENV       where the virtual environment lives; .venv in the repository if unset
 #   SSL_JAX_PYTHON     the Python to make it with; else the first of python3, python3.12, ... that is new enough
+#   SSL_JAX_NEWEST     1 for the newest packages that are allowed, in place of those in constraints.txt
 #   FASHION_MNIST_DIR  folder with the four files of Fashion-MNIST; else Debian's package is used or fetched
 
 unset CDPATH # or cd would print where it goes
@@ -46,6 +47,7 @@ make_venv() {
   if [ -e "$venv/pyvenv.cfg" ] && [ ! -e "$venv/ssl_jax.stamp" ] && [ "$venv" != "$root/.venv" ]; then # not ours to clear
     fail "the virtual environment $venv has no working Python 3.11 or newer; move it away, or set SSL_JAX_VENV to another place"
   fi
+  made=yes
   say "Making a virtual environment in $venv with $("$python" --version 2>&1)"
   if "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     "$python" -m venv --clear -- "$venv"
@@ -62,31 +64,42 @@ make_venv() {
 
 no_packages() {
   fail "pip could not install the packages; its messages are above. It needs access to a package index the first time" \
-    "(set PIP_INDEX_URL or PIP_PROXY if yours is not the public one), and some 1.5 GB of disk."
+    "(set PIP_INDEX_URL or PIP_PROXY if yours is not the public one), and some 1.5 GB of disk. If it has not the versions" \
+    "of launch/constraints.txt, set SSL_JAX_NEWEST=1."
 }
 
-# What an installation depends on: the declared packages, the interpreter and the two places.
+# Whether to install the versions that the tests passed with: what is released tomorrow breaks no installation. Only for
+# the Python they are for, and never in an environment that somebody else has filled.
+tested_versions() {
+  [ "${SSL_JAX_NEWEST:-}" != 1 ] && { [ -n "${made:-}" ] || [ "$venv" = "$root/.venv" ]; } &&
+    "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
+}
+
+# What an installation depends on: the declared packages, their versions, the interpreter and the two places.
 installation() {
   "$venv/bin/python" -I - "$root" "$venv" <<'PYTHON'
-import hashlib, pathlib, sys
+import hashlib, os, pathlib, sys
 
 root, venv = sys.argv[1:]
-text = (pathlib.Path(root, "pyproject.toml").read_bytes() + pathlib.Path(root, "setup.py").read_bytes()).decode()
-print(hashlib.sha256("\n".join((text, sys.version, sys.base_prefix, root, venv)).encode()).hexdigest())
+files = "pyproject.toml", "setup.py", "launch/constraints.txt"
+text = b"".join(pathlib.Path(root, file).read_bytes() for file in files).decode()
+newest = os.environ.get("SSL_JAX_NEWEST", "")
+print(hashlib.sha256("\n".join((text, newest, sys.version, sys.base_prefix, root, venv)).encode()).hexdigest())
 PYTHON
 }
 
 # install_package EXTRA: makes the environment and installs the repository in it, if that was not done before.
 # EXTRA is "core" for no optional dependencies, or the name of a group in pyproject.toml.
 install_package() {
-  local extra=$1 stamp=$venv/ssl_jax.stamp target=. now
+  local extra=$1 stamp=$venv/ssl_jax.stamp target=. options=(--quiet --disable-pip-version-check) now
   if ! new_enough "$venv/bin/python"; then make_venv; fi
   now=$(installation)
   if [ -f "$stamp" ] && grep -q -e "^$now $extra\$" -- "$stamp"; then return; fi
   if [ "$extra" = core ] && [ -f "$stamp" ] && grep -q -e "^$now " -- "$stamp"; then return; fi
   if [ "$extra" != core ]; then target=".[$extra]"; fi
+  if tested_versions; then options+=(--constraint launch/constraints.txt); fi
   say "Installing ssl_jax ($extra) and what it needs; this takes a minute or two, the first time only"
-  (cd -- "$root" && "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$target") || no_packages
+  (cd -- "$root" && "$venv/bin/python" -m pip install "${options[@]}" --editable "$target") || no_packages
   if [ -f "$stamp" ] && ! grep -q -e "^$now " -- "$stamp"; then rm -f -- "$stamp"; fi
   printf '%s %s\n' "$now" "$extra" >>"$stamp"
 }

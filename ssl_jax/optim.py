@@ -125,7 +125,7 @@ def create(
       clip_each_norm: clip the norm of each array by itself (DINO), or None.
       decay: what decays: "all" parameters, as torch's optimizers do it when nothing else is said (MoCo, SimSiam), or
         "kernels" (DINO), see `is_kernel`, or "matrices", which leaves tokens out (MAE's fine-tuning); None is "all" for
-        `sgd` and "kernels" for the others. LARS takes "kernels" only.
+        `sgd` and "kernels" for the others. LARS takes "kernels" only. LAMB also adapts the rates of what decays alone.
       groups: parameters that are treated differently: a path such as "predictor" or "head/last", which stands for all
         below it, and what differs: any of these arguments but `groups` and `clip_norm`, and `frozen_steps`, the number
         of first steps in which nothing of it moves. Of several paths that fit, the longest counts.
@@ -200,7 +200,7 @@ def _one(
         "lamb": lambda: optax.chain(
             optax.scale_by_adam(**{"eps": 1e-6, **kwargs}),
             optax.add_decayed_weights(weight_decay, decays),
-            optax.scale_by_trust_ratio(),
+            _adapting(decays),
             optax.scale_by_learning_rate(learning_rate),
         ),
         "lars": lambda: lars(learning_rate, weight_decay=weight_decay, momentum=momentum, **kwargs),
@@ -214,6 +214,12 @@ def _one(
     if clip_each_norm is not None:
         tx = optax.chain(clip_each(clip_each_norm), tx)
     return optax.conditionally_mask(tx, lambda step: step >= frozen_steps) if frozen_steps else tx
+
+
+def _adapting(decays: Callable[[PyTree], PyTree] | None) -> optax.GradientTransformation:
+    """LAMB's trust ratio for what decays, as in its authors' code (google-research/albert, `lamb_optimizer.py`)."""
+    ratio = optax.scale_by_trust_ratio()
+    return ratio if decays is None else optax.masked(ratio, decays)
 
 
 def _decaying(name: str, decay: str | None) -> Callable[[PyTree], PyTree] | None:

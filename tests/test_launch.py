@@ -198,6 +198,40 @@ def test_the_quick_start_ends_with_how_to_go_on(tools, tmp_path, elsewhere):
     assert shown.stdout.splitlines() == [str(folder / "bin" / "ssl-jax"), str(data) if elsewhere else ""]
 
 
+@pytest.mark.parametrize(
+    ("minor", "newest", "made", "pinned"),
+    [("11", "", True, True), ("11", "1", True, False), ("12", "", True, False), ("11", "", False, False)],
+)
+def test_versions_are_the_tested_ones_in_environments_of_our_own(tmp_path, minor, newest, made, pinned):
+    """On the Python that they were tested with; one that was there before keeps what it has."""
+    folder = tmp_path / "env" / "bin"
+    text = f"""#!/usr/bin/env bash
+    case "$*" in
+      *"-m venv --clear"*) mkdir -p '{folder}'; cp "$0" '{folder}/python' ;;
+      *"sys.version_info[:2] != (3, 11)"*) [ {minor} = 11 ] ;;
+      *"-m pip"*) echo "$*" >>'{tmp_path}/log' ;;
+      *) echo name ;;
+    esac"""
+    (python := tmp_path / "anypython").write_text(text)
+    python.chmod(0o755)
+    if not made:
+        folder.mkdir(parents=True)
+        shutil.copy(python, folder / "python")
+    places = {"SSL_JAX_VENV": str(tmp_path / "env"), "SSL_JAX_PYTHON": str(python)}
+    done = subprocess.run(
+        ["bash", "-c", f". {LAUNCH}/_environment.sh; install_package test; install_package test"],
+        env={**os.environ, **places, "SSL_JAX_NEWEST": newest},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    [line] = (tmp_path / "log").read_text().splitlines()  # the second time all is there
+    assert ("--constraint launch/constraints.txt" in line) == pinned
+    assert line.endswith("--editable .[test]")
+
+
 def test_the_manifest_starts_a_run_on_every_host():
     text = (LAUNCH / "gke_jobset.yaml").read_text()
     manifest = yaml.safe_load(text)

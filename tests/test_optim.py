@@ -157,6 +157,17 @@ def test_only_kernels_decay(name):
     np.testing.assert_array_equal(updates["bias"], 0.0)
 
 
+def test_lamb_adapts_what_decays():
+    """`exclude_from_layer_adaptation` is `exclude_from_weight_decay` (google-research/albert, commit 6ca4dfd)."""
+    params = {"kernel": np.full((2, 2), 5, np.float32), "bias": np.full(2, 5, np.float32)}
+    ones = jax.tree.map(np.ones_like, params)
+    for decay, bias in ((None, -0.1), ("all", -0.5)):  # Adam's first update is 1; its norm over the weights' is 5
+        tx = optim.create("lamb", 0.1, decay=decay)
+        updates, _ = tx.update(ones, tx.init(params), params)
+        np.testing.assert_allclose(updates["kernel"], -0.5, rtol=1e-5)
+        np.testing.assert_allclose(updates["bias"], bias, rtol=1e-5)
+
+
 def test_sgd_decays_all_parameters_as_mocos_and_simsiams():
     updates = one_update("sgd", weight_decay=0.1)
     for leaf in updates.values():

@@ -76,11 +76,31 @@ def test_the_page_reads_it_in_plain_jax(exported, monkeypatch):
         (["--workdir=RUN", "--out=a.npz", "--encoder=tutor"], "value should be one of <student|teacher>"),
         (["--workdir=RUN", "--out=/dev/null/a.npz"], "can't be written to /dev/null/a.npz: "),
         (["--workdir=RUN"], "The flag --out is missing."),
+        (["--workdir=RUN", "--out=a.npz", "--layout=onnx"], "value should be one of <file|huggingface>"),
+        (["--workdir=RUN", "--out=a.npz", "--layout=huggingface"], "writes a directory, and --out=a.npz is a file"),
+        (["--workdir=RUN", "--out=a", "--layout=huggingface", "--own"], "--layout=huggingface needs theirs; leave"),
+        (["--workdir=RUN", "--out=a", "--layout=huggingface"], "have no model for this encoder: it is a ConvNet"),
     ],
 )
 def test_what_cannot_be_exported_is_told_in_a_sentence(exported, capsys, flags, message):
     assert cli.main(["export", *(flag.replace("RUN", str(exported[0])) for flag in flags)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_vit_leaves_for_timm_and_for_hugging_face(tmp_path, capsys):
+    """Also with positions that it computes, as MAE's and MoCo v3's."""
+    run, args = tmp_path / "run", "{'patch': 4, 'dim': 16, 'depth': 1, 'heads': 2, 'pos': 'sincos'}"
+    assert pretrain(run, "--config.encoder=vit_ti", f"--config.encoder_args={args}") == 0
+    for flags, names in (
+        ([f"--out={tmp_path / 'a.safetensors'}"], "timm's and DINO's ViT"),
+        (["--layout=huggingface", f"--out={tmp_path / 'deep' / 'a'}"], "Hugging Face's ViTModel"),
+    ):
+        assert cli.main(["export", f"--workdir={run}", *flags]) == 0
+        assert f"under the names of {names}. Read again, they give the same features" in capsys.readouterr().err
+    params = load_run(run)[1].params["encoder"]
+    for file in (tmp_path / "a.safetensors", tmp_path / "deep" / "a" / "model.safetensors"):
+        equal(interop.load_encoder(file, VIT.clone(pos="sincos"), (8, 8, 1))[0], params)
+    assert json.loads((tmp_path / "deep" / "a" / "config.json").read_text())["num_channels"] == 1
 
 
 def test_a_run_begins_with_the_weights_and_keeps_them(exported, tmp_path, capsys):

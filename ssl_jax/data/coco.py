@@ -7,6 +7,7 @@ import pathlib
 from ssl_jax.core import UserError
 from ssl_jax.data.boxed import BoxedSource
 from ssl_jax.data.boxes import Annotated, Object, annotated_source
+from ssl_jax.data.tree import HELD_OUT
 
 
 def read_coco(
@@ -64,16 +65,24 @@ def read_coco(
 def coco_split(root: pathlib.Path, split: str, size: int | None, channels: int) -> BoxedSource:
     """A split of a directory as COCO is unpacked: `annotations/instances_train2017.json` beside `train2017`.
 
+    `"test"` is `"val"` or `"validation"` where there is no other: COCO keeps the boxes of its test images to itself.
+
     Raises:
       UserError: there is not exactly one such file for `split`, with or without a year, or it can't be read.
     """
     root = root.expanduser()
     files = sorted((root / "annotations").glob("instances_*.json"))
     names = [path.stem.removeprefix("instances_") for path in files]
-    fitting = [name for name in names if name == split] or [n for n in names if n.rstrip("0123456789") == split]
+    split = next((name for name in HELD_OUT if _of_any_year(name, names)), split) if split == "test" else split
+    fitting = _of_any_year(split, names)
     if len(fitting) != 1:
         there = ", ".join(names) or "none: there must be files annotations/instances_SPLIT.json"
         raise UserError(f"{root} has {'no' if not fitting else 'more than one'} split {split!r}; it has {there}.")
     folder = next((path for path in (root / fitting[0], root / "images" / fitting[0]) if path.is_dir()), root)
     instances = root / "annotations" / f"instances_{fitting[0]}.json"
     return read_coco(folder, instances, image_size=size, channels=channels, name=f"coco:{root} {split}")
+
+
+def _of_any_year(split: str, names: list[str]) -> list[str]:
+    """Of `train2014` and `train2017` both are `train`, unless there is that name itself."""
+    return [name for name in names if name == split] or [n for n in names if n.rstrip("0123456789") == split]

@@ -76,6 +76,9 @@ class Mixture(Joined):
                 f"the images of {a} are {_by(one)} and those of {b} are {_by(other)}; give both an image_size and "
                 "channels, such as image_size=32, channels=3."
             )
+        # Two epochs of each part, the one that ends in a batch and the next; of its own, since a small part may go
+        # through many in a batch, and must not drive out the order of a large one.
+        self._orders = [functools.lru_cache(maxsize=2)(sampling.apart) for _ in sources]
         self.weights = tuple(weight / sum(weights) for weight in weights)
         if 0 in self.shares:
             source, weight = sources[self.shares.index(0)], weights[self.shares.index(0)]
@@ -109,7 +112,7 @@ class Mixture(Joined):
           seed: not negative.
           step: number of the batch, from 0.
         """
-        sampling.indices(len(self), batch_size=batch_size, seed=seed, step=step)  # checks the numbers
+        sampling.check(len(self), batch_size, seed, step)
         n, places = len(self), np.arange(step * batch_size, (step + 1) * batch_size)
         part, rank = np.empty(batch_size, np.int64), np.empty(batch_size, np.int64)
         for epoch in range(places[0] // n, places[-1] // n + 1):
@@ -121,7 +124,9 @@ class Mixture(Joined):
             mine = np.flatnonzero(part == i)
             if len(mine):
                 first = int(rank[mine[0]])  # a part's places in a batch follow each other
-                drawn = sampling.sequence(len(source), first, first + len(mine), gap=batch_size, seed=_seed(seed, i))
+                drawn = sampling.sequence(
+                    len(source), first, first + len(mine), gap=batch_size, seed=_seed(seed, i), order=self._orders[i]
+                )
                 rows[mine] = drawn + np.int32(end - len(source))
         return rows
 

@@ -1,12 +1,15 @@
 """Which examples make up which batch: a pure function of seed and step, so that a run resumes without saved state."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
 from ssl_jax.core import UserError
+
+Order = Callable[[int, int, int, int], np.ndarray]  # n, gap, seed, epoch: see `apart`
 
 
 def indices(n: int, *, batch_size: int, seed: int, step: int) -> Int32[np.ndarray, " b"]:
@@ -26,10 +29,7 @@ def indices(n: int, *, batch_size: int, seed: int, step: int) -> Int32[np.ndarra
     Raises:
       UserError: if a number is out of its range.
     """
-    if n < 1 or batch_size < 1 or seed < 0 or step < 0:
-        raise UserError(
-            f"n={n} and batch_size={batch_size} must be positive, and seed={seed} and step={step} not negative."
-        )
+    check(n, batch_size, seed, step)
     position, stop = step * batch_size, (step + 1) * batch_size
     rows: list[np.ndarray] = []
     while position < stop:
@@ -39,13 +39,21 @@ def indices(n: int, *, batch_size: int, seed: int, step: int) -> Int32[np.ndarra
     return np.concatenate(rows)
 
 
+def check(n: int, batch_size: int, seed: int, step: int) -> None:
+    """Raise a `UserError` if a number is out of its range, see `indices`."""
+    if n < 1 or batch_size < 1 or seed < 0 or step < 0:
+        raise UserError(
+            f"n={n} and batch_size={batch_size} must be positive, and seed={seed} and step={step} not negative."
+        )
+
+
 def batch_rows(source: Any, *, batch_size: int, seed: int, step: int) -> Int32[np.ndarray, " b"]:
     """Return the rows of batch number `step` of a source: by its own `indices` if it has such, as mixtures do."""
     own = getattr(source, "indices", None) or functools.partial(indices, len(source))
     return own(batch_size=batch_size, seed=seed, step=step)
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=4)  # few, since one of ImageNet-21k takes 57 MB
 def _shuffle(n: int, seed: int, epoch: int) -> Int32[np.ndarray, " n"]:
     bits = np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(n)
     return np.argsort(bits, kind="stable").astype(np.int32)
@@ -68,22 +76,25 @@ def _order(n: int, batch_size: int, seed: int, epoch: int) -> Int32[np.ndarray, 
     return np.concatenate([head[~taken[head]], head[taken[head]], tail])
 
 
-def sequence(n: int, first: int, stop: int, *, gap: int, seed: int) -> Int32[np.ndarray, " m"]:
+def sequence(
+    n: int, first: int, stop: int, *, gap: int, seed: int, order: Order | None = None
+) -> Int32[np.ndarray, " m"]:
     """Return places `first` to `stop - 1` of an endless sequence of shuffled epochs of `n` examples.
 
     No example comes twice within `gap` places if `n >= 3 * gap`: what the end of an epoch has is moved back in the
-    next one, as in `indices`.
+    next one, as in `indices`. `order` is `apart`, or a cache of it.
     """
+    order = order or apart
     rows: list[np.ndarray] = [np.empty(0, np.int32)]
     while first < stop:
         epoch, offset = divmod(first, n)
-        rows.append(_apart(n, gap, seed, epoch)[offset : offset + stop - first])
+        rows.append(order(n, gap, seed, epoch)[offset : offset + stop - first])
         first += len(rows[-1])
     return np.concatenate(rows)
 
 
-@functools.lru_cache(maxsize=32)
-def _apart(n: int, gap: int, seed: int, epoch: int) -> Int32[np.ndarray, " n"]:
+def apart(n: int, gap: int, seed: int, epoch: int) -> Int32[np.ndarray, " n"]:
+    """Shuffle an epoch of `sequence`; equal arguments give equal orders."""
     order = _shuffle(n, seed, epoch)
     if not epoch or n < 3 * gap:
         return order

@@ -10,6 +10,7 @@ from xml.parsers import expat
 from ssl_jax.core import UserError
 from ssl_jax.data.boxed import BoxedSource
 from ssl_jax.data.boxes import Annotated, Box, Object, annotated_source, leads_out
+from ssl_jax.data.tree import HELD_OUT
 
 
 def read_voc(
@@ -67,7 +68,13 @@ def read_voc(
 
 
 def voc_split(root: pathlib.Path, split: str, size: int | None, channels: int) -> BoxedSource:
-    """A split of a directory of VOC's layout, by the name of its list in `ImageSets/Main`."""
+    """A split of a directory of VOC's layout, by the name of its list in `ImageSets/Main`.
+
+    `"test"` is `"val"` or `"validation"` where there is no other: the boxes of VOC 2012's test images are not public.
+    """
+    if split == "test":
+        lists = root.expanduser() / "ImageSets" / "Main"
+        split = next((name for name in HELD_OUT if (lists / f"{name}.txt").is_file()), split)
     return read_voc(root, split, image_size=size, channels=channels, name=f"voc:{root} {split}")
 
 

@@ -14,10 +14,12 @@ from ssl_jax import nets
 from ssl_jax.core import PyTree, UserError
 from ssl_jax.interop import files
 from ssl_jax.interop.files import Arrays
-from ssl_jax.interop.layouts import LAYOUTS, Layout, Path, timm_can_hold, timm_join
+from ssl_jax.interop.layouts import LAYOUTS, Layout, Path, is_square, timm_can_hold, timm_join
 from ssl_jax.nets import functional
+from ssl_jax.nets.positions import sincos
 
 SHOWN = 3  # mismatches that a message names
+CLOSE = 1e-5  # of sines and cosines that were computed in float32
 
 
 def load_encoder(
@@ -42,6 +44,8 @@ def load_encoder(
     if not isinstance(module, layout.module):
         raise UserError(f"{path} holds {layout.title}, but the encoder is a {type(module).__name__}.")
     arrays = layout.canonical(arrays)
+    if isinstance(module, nets.ViT) and module.pos == "sincos" and "pos_embed[1:]" in arrays:
+        arrays = _without_fixed_positions(path, arrays, module, image_shape)
     found, wrong = {}, []
     for place, like in _shapes(module, image_shape).items():
         name = layout.name(place)
@@ -86,11 +90,12 @@ def save_encoder(
     *,
     head: dict[str, Any] | None = None,
     own: bool = False,
+    image_shape: tuple[int, int, int] | None = None,
 ) -> str:
     """Write an encoder for others to read; returns the title of the layout.
 
-    A `ResNet` gets torchvision's names and a `ViT` with learned positions timm's; anything else keeps its own, and so
-    does a grid of positions that timm's file would have taken for a square (2 x 8 for 4 x 4).
+    A `ResNet` with batch norm gets torchvision's names and a `ViT` timm's; anything else keeps its own, and so does a
+    grid of positions that timm's file would have taken for a square (2 x 8 for 4 x 4).
 
     Args:
       path: `.safetensors` or `.npz`.
@@ -99,26 +104,61 @@ def save_encoder(
       model_state: its batch statistics.
       head: a linear classifier to go with it, `{"kernel": [d c], "bias": [c]}`.
       own: keep the module's own names in any case.
+      image_shape: height, width and channels that it saw. timm's file holds sine-cosine positions as if they were
+        learned, and their grid follows from it: without, a ViT with `pos="sincos"` keeps its own names.
 
     Raises:
       UserError: the file can't be written, or is of another kind.
     """
-    variables = traverse_util.flatten_dict({"params": params, **model_state})
-    layout = LAYOUTS["ssl_jax"]
-    if isinstance(module, nets.ResNet) and not own:
-        layout = LAYOUTS["torchvision"]
-    elif isinstance(module, nets.ViT) and module.pos == "learned" and not own:
-        layout = LAYOUTS["timm" if timm_can_hold(params["pos_grid"].shape[:2]) else "ssl_jax"]
-    own = layout is LAYOUTS["ssl_jax"]
-    arrays = {layout.name(place): _to_theirs(np.asarray(x), place, own=own) for place, x in variables.items()}
-    if layout is LAYOUTS["timm"]:
-        arrays = timm_join(arrays)
+    theirs = None if own else in_torch(module, params, model_state, image_shape)
+    own = theirs is None
+    layout, arrays = theirs or (LAYOUTS["ssl_jax"], _named(LAYOUTS["ssl_jax"], params, model_state))
     if head is not None:
         kernel, bias = np.asarray(head["kernel"]), np.asarray(head["bias"])
         arrays |= {"head/kernel": kernel, "head/bias": bias} if own else {}
         arrays |= {} if own else {f"{layout.head}.weight": kernel.T, f"{layout.head}.bias": bias}
     files.write(path, arrays)
     return layout.title
+
+
+def in_torch(
+    module: nn.Module, params: PyTree, model_state: PyTree, image_shape: tuple[int, int, int] | None = None
+) -> tuple[Layout, Arrays] | None:
+    """An encoder's arrays as torchvision or timm have them, or None where they can't, see `save_encoder`."""
+    if isinstance(module, nets.ResNet) and module.norm == "batch":
+        return LAYOUTS["torchvision"], _named(LAYOUTS["torchvision"], params, model_state)
+    if not isinstance(module, nets.ViT) or (module.pos == "sincos" and image_shape is None):
+        return None
+    if module.pos == "sincos" and image_shape is not None:
+        grid = sincos(image_shape[0] // module.patch, image_shape[1] // module.patch, module.dim)
+        params = {**params, "pos_cls": np.zeros(module.dim, np.float32), "pos_grid": grid}
+    if not timm_can_hold(params["pos_grid"].shape[:2]):
+        return None
+    return LAYOUTS["timm"], timm_join(_named(LAYOUTS["timm"], params, model_state))
+
+
+def _named(layout: Layout, params: PyTree, model_state: PyTree) -> Arrays:
+    variables = traverse_util.flatten_dict({"params": params, **model_state})
+    own = layout is LAYOUTS["ssl_jax"]
+    return {layout.name(place): _to_theirs(np.asarray(x), place, own=own) for place, x in variables.items()}
+
+
+def _without_fixed_positions(
+    path: str | os.PathLike[str], arrays: Arrays, module: nets.ViT, image_shape: tuple[int, int, int]
+) -> Arrays:
+    """Leave positions out that the encoder computes by itself; others' files keep them beside what was trained."""
+    height, width = (side // module.patch for side in image_shape[:2])
+    n = len(arrays["pos_embed[1:]"])
+    if is_square(n):
+        height = width = math.isqrt(n)  # as for learned positions: of another size of image
+    fixed = sincos(height, width, module.dim).reshape(-1, module.dim)
+    for name, value in (("pos_embed[0]", np.zeros(module.dim)), ("pos_embed[1:]", fixed)):
+        if arrays[name].shape != value.shape or not np.allclose(arrays[name], value, rtol=0, atol=CLOSE):
+            raise UserError(
+                f'The positions in {path} (pos_embed) are not those that an encoder with pos="sincos" computes for '
+                f'{height} x {width} patches of width {module.dim}; build it with pos="learned" to read them.'
+            )
+    return {name: x for name, x in arrays.items() if not name.startswith("pos_embed")}
 
 
 def _recognise(path: str | os.PathLike[str], prefix: str | None) -> tuple[Layout, Arrays, Arrays]:
@@ -174,7 +214,7 @@ def _to_ours(value: np.ndarray, place: Path, shape: tuple[int, ...], *, own: boo
         side = math.isqrt(len(value))
         grid = (side, side) if side**2 == len(value) else shape[:2]  # the file doesn't say, and most are square
         return value.reshape(*grid, -1) if math.prod(grid) == len(value) else value
-    if place[-1] == "cls":
+    if place[-1] in ("cls", "mask_token"):
         return value.reshape(-1)
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)

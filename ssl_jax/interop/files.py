@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import zipfile
+import zlib
 from types import ModuleType
 
 import numpy as np
@@ -12,6 +13,8 @@ from ssl_jax import atomic
 from ssl_jax.core import UserError
 
 Arrays = dict[str, np.ndarray]
+# What readers raise on files that end early, are of another kind, or whose bytes were changed.
+DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, json.JSONDecodeError)
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl", ".pickle", ".pyth")
 
 
@@ -27,7 +30,7 @@ def read(path: str | os.PathLike[str]) -> Arrays:
         raise UserError(f"There is no file of weights {path}.")
     try:
         arrays = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, json.JSONDecodeError) as error:
+    except DAMAGE as error:
         raise UserError(
             f"The weights {path} can't be read: {next(iter(str(error).splitlines()), '')[:200]}."
         ) from error
@@ -49,7 +52,10 @@ def check_kind(path: pathlib.Path) -> None:
 
 
 def _read_npz(path: pathlib.Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as data:
+    data = np.load(path, allow_pickle=False)
+    if isinstance(data, np.ndarray):
+        raise ValueError("it is one array without a name, as `np.save` writes it, and `np.savez` does not")
+    with data:
         return dict(data)
 
 
@@ -61,8 +67,13 @@ def _read_safetensors(path: pathlib.Path) -> Arrays:
         raise ValueError(str(error)) from error
 
 
-def write(path: str | os.PathLike[str], arrays: Arrays) -> None:
+def write(path: str | os.PathLike[str], arrays: Arrays, *, metadata: dict[str, str] | None = None) -> None:
     """Write arrays by name; the file appears when it is complete.
+
+    Args:
+      path: `.safetensors` or `.npz`.
+      arrays: by name.
+      metadata: words for the head of a `.safetensors`; an `.npz` has no place for them.
 
     Raises:
       UserError: the kind of file is unknown, or it can't be written.
@@ -75,7 +86,7 @@ def write(path: str | os.PathLike[str], arrays: Arrays) -> None:
             if path.suffix == ".npz":
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
             else:
-                file.write(_library().numpy.save(arrays))
+                file.write(_library().numpy.save(arrays, metadata=metadata))
     except OSError as error:
         raise UserError(f"The weights can't be written to {path}: {error.strerror or error}.") from error
 

@@ -52,6 +52,18 @@ def torchvision_name(path: Path) -> str:
     return f"{layer}.{LEAVES.get(leaf, leaf)}"
 
 
+def transformers_from_torchvision(arrays: Arrays) -> Arrays:
+    """The way back from `torchvision_from_transformers`."""
+    renamed = {}
+    for name, value in arrays.items():
+        name = re.sub(r"^layer(\d+)\.", lambda m: f"encoder.stages.{int(m[1]) - 1}.layers.", name)
+        name = re.sub(r"^(conv|bn)1\.", r"embedder.embedder.\1.", name)
+        name = re.sub(r"\.(conv|bn)(\d+)\.", lambda m: f".layer.{int(m[2]) - 1}.{m[1]}.", name)
+        name = name.replace("downsample.0", "shortcut.conv").replace("downsample.1", "shortcut.bn")
+        renamed[name.replace(".conv.", ".convolution.").replace(".bn.", ".normalization.")] = value
+    return renamed
+
+
 def torchvision_from_transformers(arrays: Arrays) -> Arrays:
     """Transformers' names of a ResNet to torchvision's."""
     renamed = {}
@@ -126,7 +138,7 @@ def timm_join(arrays: Arrays) -> Arrays:
 
 VIT = (  # transformers' ViTModel and Dinov2Model -> timm, in this order
     (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
-    (r"^embeddings\.cls_token", "cls_token"),
+    (r"^embeddings\.(cls|mask)_token", r"\1_token"),
     (r"^embeddings\.position_embeddings", "pos_embed"),
     (r"^encoder\.layer\.(\d+)\.", r"blocks.\1."),
     (r"layernorm_before|(?<=\.)norm1", "norm1"),
@@ -152,6 +164,34 @@ def timm_from_transformers(arrays: Arrays) -> Arrays:
             joined = np.concatenate([renamed.pop(part) for part in parts])
             renamed[query.replace("attention.attention.query", "attn.qkv")] = joined
     return timm_split(renamed)
+
+
+VIT_BACK = (  # timm -> transformers' ViTModel, in this order
+    (r"^patch_embed\.proj", "embeddings.patch_embeddings.projection"),
+    (r"^(cls|mask)_token", r"embeddings.\1_token"),
+    (r"^pos_embed", "embeddings.position_embeddings"),
+    (r"^blocks\.(\d+)\.", r"encoder.layer.\1."),
+    (r"\.norm1", ".layernorm_before"),
+    (r"\.norm2", ".layernorm_after"),
+    (r"^norm\.", "layernorm."),
+    (r"attn\.proj", "attention.output.dense"),
+    (r"mlp\.fc1", "intermediate.dense"),
+    (r"mlp\.fc2", "output.dense"),
+)
+
+
+def transformers_from_timm(arrays: Arrays) -> Arrays:
+    """The way back from `timm_from_transformers`, to `ViTModel`: queries, keys and values become three layers."""
+    renamed = {}
+    for name, value in arrays.items():
+        for pattern, theirs in VIT_BACK:
+            name = re.sub(pattern, theirs, name)
+        if ".attn.qkv." in name:
+            for part, piece in zip(("query", "key", "value"), np.split(value, 3), strict=True):
+                renamed[name.replace("attn.qkv", f"attention.attention.{part}")] = piece
+        else:
+            renamed[name] = value[None, None] if name == "embeddings.mask_token" else value
+    return renamed
 
 
 LAYOUTS = {

@@ -12,7 +12,8 @@ from ssl_jax.core import UserError
 def sincos(height: int, width: int, dim: int) -> Float[np.ndarray, "h w d"]:
     """Sine and cosine of each patch's column and row: (sin x, cos x, sin y, cos y), a quarter of `dim` each.
 
-    Wavelengths go geometrically from 2 pi to 10000 x 2 pi patches, as in MoCo v3 (arXiv:2104.02057) and MAE.
+    Wavelengths go geometrically from 2 pi to 10000 x 2 pi patches, as in MoCo v3 (arXiv:2104.02057) and MAE. The order
+    is that of MAE's code; MoCo v3's has rows first, another order of the same channels.
     Coordinates count patches, so that a larger image extends the grid.
 
     Raises:

@@ -81,6 +81,23 @@ def test_coco_is_read_and_scaled(root):
     assert source.fingerprint != data.load(f"coco:{root}", "train", image_size=40).fingerprint
 
 
+def test_what_is_held_out_is_the_test_set_where_there_is_no_other(root):
+    """COCO has no boxes of its test images, nor has VOC 2012: evaluation asks for `test`."""
+    write(root, instances(GOOD))
+    with pytest.raises(UserError, match="no split 'test'; it has train2017"):
+        data.load(f"coco:{root}", "test", image_size=40)
+    (root / "annotations" / "instances_train2017.json").rename(root / "annotations" / "instances_val2017.json")
+    (root / "train2017").rename(root / "val2017")
+    assert data.load(f"coco:{root}", "test", image_size=40).files.tolist() == ["a.png", "b.png", "c.png"]
+
+    lists = root / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    for name, split in (("000001", "val"), ("000002", "test")):
+        annotate(root, name, [("cat", (1, 1, 5, 5), 0)])
+        (lists / f"{split}.txt").write_text(name)
+        assert data.load(f"voc:{root}", "test", image_size=40).files.tolist() == [f"{name}.png"]
+
+
 def test_a_slice_is_that_of_the_images(root):
     write(root, instances(GOOD))
     part = data.load(f"coco:{root}", "train2017[2:]", image_size=40, channels=1)

@@ -1,4 +1,5 @@
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -56,6 +57,27 @@ def test_cheap_at_the_size_of_imagenet():
     for step in range(1, 101):
         data.indices(1_281_167, **kwargs, step=step)
     assert time.perf_counter() - start < 1
+
+
+def test_orders_of_epochs_gone_by_are_forgotten():
+    """ImageNet-21k's take 57 MB each, and a run goes through hundreds."""
+    n, parts = 20_000, 3
+    images = np.zeros((1, 2, 2, 1), np.uint8)
+    source = data.Mixture([data.from_arrays(images.repeat(n, 0)) for _ in range(parts)], [1] * parts, "three")
+
+    def held(rows) -> int:
+        tracemalloc.start()
+        for epoch in range(30):
+            rows(epoch)
+        size = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return size
+
+    order = 4 * n  # bytes
+    assert held(lambda epoch: data.indices(n, batch_size=64, seed=1, step=epoch * n // 64)) < 9 * order
+    turns = 2 * parts * n * (2 + 8)
+    of_mixture = held(lambda epoch: source.indices(batch_size=64, seed=1, step=epoch * parts * n // 64))
+    assert of_mixture < turns + (2 * parts + 8) * order + order // 2
 
 
 def test_bad_numbers():

@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from ssl_jax import interop, nets
 from ssl_jax.core import UserError
+from ssl_jax.nets.positions import sincos
 
 RESNET = nets.ResNet(18, base_width=4, stem_width=64)
 BOTTLENECKS = nets.ResNet(50, stem_width=8, stage_widths=(4, 6, 8, 12), blocks=(1, 2, 1, 1))
@@ -197,10 +198,32 @@ def test_an_encoder_of_another_shape_is_told_what_differs(weights, tmp_path, mod
         interop.load_encoder(path, module, shape)
 
 
-def test_learned_positions_need_a_place(weights, tmp_path):
-    path = save(tmp_path / "x.npz", weights("w_vit"))
-    with pytest.raises(UserError, match=r"pos_embed.* has no place in the encoder"):
-        interop.load_encoder(path, VIT.clone(pos="sincos"), SHAPE)
+def test_fixed_positions_go_out_as_if_learned_and_are_known_again(weights, tmp_path):
+    """As MAE's own files have them; real timm 1.0.31 took such a file with `strict=True`, features 3e-7 apart."""
+    learned = weights("w_vit")
+    path = save(tmp_path / "x.npz", learned)
+    fixed = VIT.clone(pos="sincos")
+    with pytest.raises(UserError, match=r'x.npz \(pos_embed\) are not those .* computes for 4 x 4 .*pos="learned"'):
+        interop.load_encoder(path, fixed, SHAPE)
+    params, state = interop.load_encoder(path, VIT, SHAPE)
+    params = {name: x for name, x in params.items() if not name.startswith("pos_")}
+    out = tmp_path / "out.safetensors"
+    assert interop.save_encoder(out, fixed, params, state, image_shape=SHAPE) == "timm's and DINO's ViT"
+    assert {n: x.shape for n, x in interop.read(out).items()} == {n: x.shape for n, x in learned.items()}
+    assert_equal(interop.load_encoder(out, fixed, SHAPE), (params, state))
+    assert_equal(interop.load_encoder(out, fixed, (48, 48, 3)), (params, state))  # it computes those of any grid
+    grid = interop.load_encoder(out, VIT, SHAPE)[0]["pos_grid"]
+    np.testing.assert_array_equal(grid, sincos(4, 4, 32))
+    assert interop.save_encoder(out, fixed, params, state) == "ssl_jax's own"
+    assert_equal(interop.load_encoder(out, fixed, SHAPE), (params, state))
+
+
+def test_a_resnet_with_layer_norm_keeps_its_own_names(tmp_path):
+    module = nets.ResNet(18, base_width=2, stem="small", blocks=(1, 1, 1, 1), norm="layer")
+    like = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((2, 8, 8, 1)), train=True))
+    params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), like["params"])
+    assert interop.save_encoder(tmp_path / "x.npz", module, params, {}) == "ssl_jax's own"
+    assert_equal(interop.load_encoder(tmp_path / "x.npz", module, (8, 8, 1))[0], params)
 
 
 def test_positions_are_a_square_where_they_can_be_one(weights, tmp_path):
@@ -258,6 +281,16 @@ def test_other_files_are_refused_in_a_sentence(tmp_path):
     for kind in (".npz", ".safetensors"):
         (tmp_path / f"damaged{kind}").write_bytes(b"\x10\0\0\0\0\0\0\0nothing")
         says(tmp_path / f"damaged{kind}", re.escape(f"damaged{kind} can't be read"))
+    (tmp_path / "empty.npz").touch()
+    says(tmp_path / "empty.npz", "empty.npz can't be read: No data left")
+    with (tmp_path / "one.npz").open("wb") as file:
+        np.save(file, np.ones(3))
+    says(tmp_path / "one.npz", "one.npz can't be read: it is one array without a name")
+    np.savez_compressed(tmp_path / "c.npz", w=np.arange(99.0))
+    whole = (tmp_path / "c.npz").read_bytes()
+    for place in (*range(0, 60, 3), *range(60, len(whole), 11)):  # headers, compressed bytes, directory
+        (tmp_path / "c.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        says(tmp_path / "c.npz", "c.npz can't be read: |c.npz is unknown; its names begin with w")
     with pytest.raises(UserError, match=r"can't be written to .*no/x.npz: No such file"):
         interop.save_encoder(tmp_path / "no" / "x.npz", RESNET, {"stem_conv": {"kernel": np.zeros((1, 1, 1, 1))}}, {})
 
