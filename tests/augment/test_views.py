@@ -254,6 +254,7 @@ def test_prepare():
         (lambda: augment.View(noise=-0.1), "noise=-0.1"),
         (lambda: augment.views([(augment.View(), 8), (augment.View(), 4)], aligned=True), "one size, not of 8, 4"),
         (lambda: augment.View(crop_scale=(0.5, 0.1)), "crop_scale"),
+        (lambda: augment.View(crop_side=(0.5, 1.1)), "edge is at most 1, the image's shorter side"),
         (lambda: augment.View(jitter=(0.4, 0.4, 0.4, 0.9)), "hue"),
         (lambda: augment.View(method="nearest"), "nearest"),
         (lambda: augment.views([], size=8), "at least one"),
