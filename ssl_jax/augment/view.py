@@ -28,6 +28,7 @@ class View:
       flip: probability of a mirror image.
       jitter: strengths of brightness, contrast, saturation and hue; each image has its own order.
       jitter_prob: probability of the jitter.
+      brightness: its brightness multiplies values by 1 +- the strength ("multiply"), or adds as much ("add").
       grey_prob: probability of greyscale.
       blur_prob: probability of Gaussian blur.
       blur_sigma: range of its width in pixels.
@@ -52,6 +53,7 @@ class View:
     flip: float = 0.0
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     jitter_prob: float = 0.0
+    brightness: str = "multiply"
     grey_prob: float = 0.0
     blur_prob: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -80,6 +82,8 @@ class View:
             raise UserError(f"View(jitter={self.jitter}): give four strengths")
         if min(self.jitter) < 0 or self.jitter[3] > 0.5:
             raise UserError(f"View(jitter={self.jitter}): strengths are not negative, and the hue's is at most 0.5")
+        if self.brightness not in ("multiply", "add"):
+            raise UserError(f"View(brightness={self.brightness!r}): use multiply or add")
         if self.method not in resize.METHODS:
             raise UserError(f"View(method={self.method!r}): use one of {', '.join(resize.METHODS)}")
 

@@ -16,6 +16,7 @@ from ssl_jax.core import UserError
 from ssl_jax.data import decoders, lazy
 from ssl_jax.data.crops import boxes, halvings
 from ssl_jax.data.originals import originals
+from ssl_jax.data.source import digest
 
 LARGE, SMALL = data.Crop(size=12, scale=(0.4, 1.0)), data.Crop(size=5, scale=(0.05, 0.4))
 MULTI = (LARGE, LARGE, *[SMALL] * 3)
@@ -277,12 +278,15 @@ def test_a_square_of_a_share_of_the_shorter_side_lies_anywhere(image_size):
 
 
 def test_recipes_with_a_fixed_square_hand_it_to_the_host(source):
-    """The crops that `experiment.build_inputs` makes of a recipe's views, and a fingerprint of before they had sides."""
+    """What `experiment.build_inputs` makes of a recipe's views; without a side the fingerprint is as it was before."""
     config = ConfigDict({"host_crop": "yes", "seed": 3, "decoder": "pillow", "augment": "single"})
     inputs = experiment.build_inputs(config, source, augment.single(9, crop_side=(0.5, 0.5)))
     assert inputs.crops == (data.Crop(size=9, side=(0.5, 0.5)),)
     places = {inputs.at_step(step, np.arange(len(source)))["image"].tobytes() for step in range(5)}
     assert len(places) == 5
-    assert cropped(source).fingerprint != cropped(source, (*MULTI[:4], data.Crop(size=5, side=(0.5, 0.5)))).fingerprint
+    before = b"(Crop(size=12, scale=(0.4, 1.0), ratio=(0.75, 1.3333333333333333), method='linear'),)"
+    plain = cropped(source, (LARGE,), decoder="pillow").fingerprint
+    assert plain == digest(source.fingerprint.encode(), before, b"pillow")
+    assert plain != cropped(source, (data.Crop(size=12, side=(0.4, 1.0)),), decoder="pillow").fingerprint
     with pytest.raises(UserError, match=r"side=\(0\.5, 1\.5\)\): a square's edge is at most 1"):
         data.Crop(size=4, side=(0.5, 1.5))
