@@ -54,7 +54,7 @@ NUMBERS = {
         "optimizer": "lars",
         "optimizer_args": {"weight_decay": 1e-6, "momentum": 0.9},
         "augment": "simclr",
-        "augment_args": {"strength": 1.0, "blur": True, "method": "cubic", "brightness": "add"},
+        "augment_args": {"strength": 1.0, "blur": True, "method": "linear", "brightness": "add"},
         "normalize": "none",
     },
     "simclr:v2": {
@@ -66,7 +66,7 @@ NUMBERS = {
     "simclr:cifar10": {  # its README's command
         "method_args": {"layers": 2, "dim": 128, "temperature": 0.5, "scale": 2.0},
         "optimizer_args": {"weight_decay": 1e-6, "momentum": 0.9},
-        "augment_args": {"strength": 0.5, "blur": False, "method": "cubic", "brightness": "add"},
+        "augment_args": {"strength": 0.5, "blur": False, "method": "linear", "brightness": "add"},
         "encoder": "resnet18",
         "encoder_args.stem": "small",
     },

@@ -3,7 +3,7 @@
 Sources: google-research/simclr `data_util.py`, facebookresearch/moco `main_moco.py`, deepmind-research/byol
 `utils/augmentations.py` and configs. Operations follow torchvision's definitions (see `color`), where SimCLR and BYOL
 pivot contrast on each channel, resize crops with bicubic interpolation (`method="cubic"`), and in SimCLR v1 and BYOL
-add brightness (`brightness="add"`); the last two their recipes in `configs/` ask for.
+add brightness (`brightness="add"`). Recipes in `configs/` say which of the two they take.
 """
 
 import dataclasses
