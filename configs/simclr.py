@@ -17,7 +17,8 @@ def get_config(arg: str = "") -> ConfigDict:
     v2 = variant == "v2"
     c = common.base("simclr")
     c.method_args = ConfigDict({"layers": 3 if v2 else 2, "dim": 128, "temperature": 0.1})
-    c.method_args.scale = 2.0  # the authors' code adds the two directions up
+    if variant not in ("fashion_mnist", "test"):
+        c.method_args.scale = 2.0  # the authors' code adds the two directions up
     c.encoder_args = ConfigDict({"zero_init_residual": True})
     # The authors' crops are cubic; linear ones are cut faster by the host.
     c.augment_args = ConfigDict({"strength": 1.0, "blur": True, "method": "linear"})
@@ -40,9 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if variant == "fashion_mnist":
         c = common.fashion_mnist(c)
         c.method_args.temperature = 0.2
-        c.method_args.scale = 1.0
     if variant == "test":
         c = common.test(c)
-        c.method_args.scale = 1.0
         c.augment_args = ConfigDict({"strength": 0.5, "blur": False, "crop_scale": (0.4, 1.0), "flip": 0.0})
     return c
