@@ -18,12 +18,11 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method_args = ConfigDict({"dim": 200, "width": 64, "halvings": 4})
     c.view_size = 64
     c.augment = "clean"
-    crop = (64 / 72) ** 2  # 64 of 72 pixels
-    c.augment_args = ConfigDict({"crop_scale": (crop, crop), "crop_ratio": (1.0, 1.0), "flip": 0.5})
+    c.augment_args = ConfigDict({"crop_side": (64 / 72, 64 / 72), "flip": 0.5})  # 64 pixels of 72
     c.batch_size = 128
-    c.optimizer = "adamw"
+    c.optimizer = "adam"  # with decay in its gradient, as the authors'; there biases decay too, gains do not
     adam = ConfigDict({"weight_decay": 2.5e-5, "b1": 0.5, "groups": {"discriminator": {"rate_scale": 1.0}}})
-    c.optimizer_args = adam
+    c.optimizer_args = ConfigDict({**adam, "decay": "kernels"})
     c.learning_rate = 2e-4
     if variant == "fashion_mnist":
         c = common.fashion_mnist(c)

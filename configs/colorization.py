@@ -20,12 +20,11 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method_args.prior_momentum = 0.999
     c.view_size = 176
     c.augment = "clean"
-    c.augment_args = ConfigDict({"crop_scale": (0.25, 1.0), "flip": 0.5})
+    c.augment_args = ConfigDict({"crop_side": (176 / 256, 176 / 256), "flip": 0.5})  # 176 pixels of 256
     c.normalize = "none"  # colours as they are
     c.batch_size = 40
     c.epochs = 14.05  # 450,000 steps
-    c.optimizer = "adamw"
-    # The authors' decay is added to Adam's gradient; adamw's acts beside it.
+    c.optimizer = "adam"  # with decay in its gradient, as in Caffe
     c.optimizer_args = ConfigDict({"weight_decay": 1e-3, "b1": 0.9, "b2": 0.99})
     c.learning_rate = 3e-5
     c.schedule = "drops"

@@ -33,7 +33,7 @@ def base(method: str) -> ConfigDict:
     c.accumulate = "no"  # yes averages the micro-batches' losses instead; forced does so where that is another loss
     c.epochs = 100.0  # times that each image is seen
     c.steps = config_dict.placeholder(int)  # takes the place of epochs
-    c.optimizer = "sgd"  # sgd, adamw, lars, lars_byol, lamb
+    c.optimizer = "sgd"  # sgd, adam, adamw, lars, lars_byol, lamb
     c.optimizer_args = ConfigDict({"weight_decay": 1e-4})  # of ssl_jax.optim.create
     c.learning_rate = 0.03  # the peak, before the scaling; it belongs to the optimizer
     c.learning_rate_scaling = "none"  # none, linear (batch / 256) or sqrt of the batch
@@ -90,6 +90,22 @@ def fashion_mnist(c: ConfigDict) -> ConfigDict:
     return c
 
 
+def cifar10(c: ConfigDict) -> ConfigDict:
+    """Turn a recipe to CIFAR-10 as most papers do: ResNet-18 with a stem for small images, views of 32 pixels, no blur.
+
+    Needs the data prepared (docs/data.md); numbers of training are the recipe's own.
+    """
+    c.encoder = "resnet18"
+    c.encoder_args.stem = "small"
+    c.data = "tfds:cifar10"
+    c.image_size = 32
+    c.view_size = 32
+    c.normalize = "data"
+    c.batch_size = 512
+    c.warmup_epochs = 0.0
+    return c
+
+
 def photos(c: ConfigDict) -> ConfigDict:
     """Turn a recipe to patches of eight photographs in colour, 32 x 32: the budget of `fashion_mnist`.
 
@@ -116,6 +132,11 @@ def test(c: ConfigDict) -> ConfigDict:
     c.checkpoint_every = 10
     c.knn_bank, c.knn_queries = 500, 200
     return c
+
+
+def epochs_of(variant: str, default: int) -> int:
+    """Return the number in a variant such as `epochs100`; of other variants the default."""
+    return int(variant.removeprefix("epochs")) if variant.startswith("epochs") else default
 
 
 def parse(arg: str, *known: str) -> str:

@@ -17,13 +17,11 @@ def get_config(arg: str = "") -> ConfigDict:
         {"permutations": 100 if variant == "permutations100" else 2000, "tile": 64, "gap": 21, "jitter": 21}
     )
     c.view_size = 255
-    share = (255 / 256) ** 2  # a crop of exactly 255 pixels, which is not resized
     c.augment = "single"
-    c.augment_args = ConfigDict(
-        {"crop_scale": (share, share), "crop_ratio": (1.0, 1.0), "flip": 0.5, "grey_prob": 0.66}
-    )
+    # 255 pixels of 256; where the image is of that size, the crop is not resized.
+    c.augment_args = ConfigDict({"crop_side": (255 / 256, 255 / 256), "flip": 0.5, "grey_prob": 0.66})
     c.epochs = 105.0
-    c.optimizer_args = ConfigDict({"weight_decay": 1e-4, "momentum": 0.9})
+    c.optimizer_args = ConfigDict({"weight_decay": 1e-4, "momentum": 0.9, "decay": "kernels"})  # VISSL: no norms
     c.learning_rate = 0.1
     c.learning_rate_scaling = "linear"
     c.warmup_epochs = 5.0

@@ -17,9 +17,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method_args = ConfigDict({"patch": 64, "gap": 21, "jitter": 21, "hidden": 4096, "dropout": 0.5})
     c.image_size = 292
     c.view_size = 255
-    share = (255 / 292) ** 2  # a crop of exactly 255 pixels, which is not resized
     c.augment = "single"
-    c.augment_args = ConfigDict({"crop_scale": (share, share), "crop_ratio": (1.0, 1.0), "grey_prob": 0.66})
+    # 255 pixels of 292; where the image is of that size, the crop is not resized.
+    c.augment_args = ConfigDict({"crop_side": (255 / 292, 255 / 292), "grey_prob": 0.66})
     c.batch_size = 512
     c.epochs = 70.0
     c.optimizer_args = ConfigDict({"weight_decay": 1e-4, "momentum": 0.9, "groups": {"head": {"weight_decay": 5e-4}}})

@@ -23,15 +23,35 @@ def embedding(logged: Mapping[str, float]) -> str | None:
     return None
 
 
-def stuck_at_chance(count: int, *, key: str = "loss", after: int = 200, within: float = 0.01) -> Warn:
-    """The loss `key` is still that of a guess among `count`, ln(count), to `within` of it, after so many steps."""
-    chance = math.log(count)
+def stuck_at_chance(
+    count: int, *, key: str = "loss", after: int = 200, within: float = 0.01, scale: float = 1.0
+) -> Warn:
+    """The loss `key` is still that of a guess among `count`, ln(count), to `within` of it, after so many steps.
+
+    A loss that is a multiple of a cross-entropy has its `scale`.
+    """
+    chance = scale * math.log(count)
+    formula = f"ln {count}" if scale == 1.0 else f"{scale:g} ln {count}"
 
     def warn(logged: Mapping[str, float]) -> str | None:
         value = logged.get(key)
         if value is None or logged.get("step", 0) < after or abs(value - chance) > within * chance:
             return None
-        return f"{key} is {value:.3f}, that of a guess among {count} (ln {count} = {chance:.3f})"
+        return f"{key} is {value:.3f}, that of a guess among {count} ({formula} = {chance:.3f})"
+
+    return warn
+
+
+def guess_among_candidates(*, scale: float = 1.0) -> Warn:
+    """`stuck_at_chance` of a loss that tells one of so many `candidates`, as the step has logged their number.
+
+    So it is where all similarities are alike, which is where embeddings go to one point. A batch of one leaves nothing
+    to be told.
+    """
+
+    def warn(logged: Mapping[str, float]) -> str | None:
+        candidates = int(logged.get("candidates", 0))
+        return stuck_at_chance(candidates, scale=scale)(logged) if candidates > 1 else None
 
     return warn
 

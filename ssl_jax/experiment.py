@@ -139,7 +139,7 @@ def build_inputs(config: ConfigDict, source: data.Source, recipe: augment.Recipe
     if config.host_crop == "no" or (config.host_crop == "auto" and not pays):
         return source
     crops = tuple(
-        data.Crop(size=size, scale=view.crop_scale, ratio=view.crop_ratio, method=view.method)
+        data.Crop(size=size, scale=view.crop_scale, ratio=view.crop_ratio, side=view.crop_side, method=view.method)
         for view, size in recipe.pairs
     )
     return data.CroppedSource(source, crops, seed=config.seed, decoder=config.decoder)

@@ -25,10 +25,10 @@ def scaled_learning_rate(base: float, batch_size: int, scaling: str = "linear") 
 
 def unlikely_rate(name: str, peak: float) -> str | None:
     """A sentence if a rate was meant for another optimizer: LARS takes rates of 1 to 10, with which Adam diverges."""
-    if name != "adamw" or peak <= 0.1:
+    if name not in ("adam", "adamw") or peak <= 0.1:
         return None
     return (
-        f"adamw with a learning rate of {peak:.3g} will hardly train: that is a rate for LARS or SGD. Try "
+        f"{name} with a learning rate of {peak:.3g} will hardly train: that is a rate for LARS or SGD. Try "
         "--config.learning_rate=1e-3 --config.learning_rate_scaling=none."
     )
 
@@ -114,18 +114,19 @@ def create(
     groups: Mapping[str, Mapping[str, Any]] | None = None,
     **kwargs: Any,
 ) -> optax.GradientTransformation:
-    """Build an optimizer by name: `sgd`, `adamw`, `lars`, `lars_byol` or `lamb`.
+    """Build an optimizer by name: `sgd`, `adam`, `adamw`, `lars`, `lars_byol` or `lamb`.
 
     Args:
       name: see above; `lars_byol` has the rate outside the momentum.
       learning_rate: number or function of the step.
-      weight_decay: number or function of the step; for `sgd` coupled.
+      weight_decay: number or function of the step; for `sgd` and `adam` coupled, which is added to the gradient.
       momentum: of `sgd` and LARS.
       clip_norm: clip the gradient's global norm, or None.
       clip_each_norm: clip the norm of each array by itself (DINO), or None.
       decay: what decays: "all" parameters, as torch's optimizers do it when nothing else is said (MoCo, SimSiam), or
         "kernels" (DINO), see `is_kernel`, or "matrices", which leaves tokens out (MAE's fine-tuning); None is "all" for
-        `sgd` and "kernels" for the others. LARS takes "kernels" only. LAMB also adapts the rates of what decays alone.
+        `sgd` and `adam`, and "kernels" for the others. LARS takes "kernels" only. LAMB also adapts the rates of what
+        decays alone.
       groups: parameters that are treated differently: a path such as "predictor" or "head/last", which stands for all
         below it, and what differs: any of these arguments but `groups` and `clip_norm`, and `frozen_steps`, the number
         of first steps in which nothing of it moves. Of several paths that fit, the longest counts.
@@ -192,6 +193,11 @@ def _one(
             optax.add_decayed_weights(weight_decay, decays),
             optax.sgd(learning_rate, momentum=momentum or None, **kwargs),
         ),
+        "adam": lambda: optax.chain(
+            optax.add_decayed_weights(weight_decay, decays),
+            optax.scale_by_adam(**kwargs),
+            optax.scale_by_learning_rate(learning_rate),
+        ),
         "adamw": lambda: optax.chain(
             optax.scale_by_adam(**kwargs),
             optax.add_decayed_weights(weight_decay, decays),
@@ -224,7 +230,7 @@ def _adapting(decays: Callable[[PyTree], PyTree] | None) -> optax.GradientTransf
 
 def _decaying(name: str, decay: str | None) -> Callable[[PyTree], PyTree] | None:
     """The mask of what decays, None for everything."""
-    decay = decay or ("all" if name == "sgd" else "kernels")
+    decay = decay or ("all" if name in ("sgd", "adam") else "kernels")
     masks = {"all": None, "kernels": is_kernel, "matrices": _is_matrix}
     if decay not in masks or (decay != "kernels" and name.startswith("lars")):
         raise UserError(f'`decay` is "all", "kernels" or "matrices", and "kernels" for LARS, not {decay!r} for {name}.')

@@ -168,6 +168,26 @@ def test_lamb_adapts_what_decays():
         np.testing.assert_allclose(updates["bias"], bias, rtol=1e-5)
 
 
+def test_adams_decay_is_in_its_gradient():
+    """Two steps of torch's and Caffe's Adam with weight decay, in numpy: it goes through both moments, of all."""
+    rng = np.random.default_rng(0)
+    params = {"kernel": rng.normal(size=(3, 2)).astype(np.float32), "bias": np.ones(2, np.float32)}
+    gradients = [jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), params) for _ in range(2)]
+    for decay, decaying in ((None, {"kernel", "bias"}), ("kernels", {"kernel"})):
+        tx = optim.create("adam", 0.1, weight_decay=0.3, decay=decay, b1=0.5, b2=0.99)
+        state, moved = tx.init(params), params
+        for gradient in gradients:
+            updates, state = tx.update(gradient, state, moved)
+            moved = optax.apply_updates(moved, updates)
+        for name, start in params.items():
+            w, m, v = start.astype(np.float64), 0.0, 0.0
+            for step, gradient in enumerate(gradients, start=1):
+                g = gradient[name] + 0.3 * w * (name in decaying)
+                m, v = 0.5 * m + 0.5 * g, 0.99 * v + 0.01 * g**2
+                w = w - 0.1 * m / (1 - 0.5**step) / (np.sqrt(v / (1 - 0.99**step)) + 1e-8)
+            np.testing.assert_allclose(moved[name], w, rtol=1e-5)
+
+
 def test_sgd_decays_all_parameters_as_mocos_and_simsiams():
     updates = one_update("sgd", weight_decay=0.1)
     for leaf in updates.values():
@@ -189,7 +209,7 @@ def decaying(tx):
     return {jax.tree_util.keystr(path, simple=True, separator="/") for path in moved}
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lars", "lars_byol"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lamb", "lars", "lars_byol"])
 def test_tokens_and_norms_of_prototypes_decay_though_they_have_one_axis(name):
     """`get_params_groups` of DINO and iBOT, `get_params_groups_with_decay` of DINOv2, timm's `add_weight_decay` in MAE.
 
@@ -240,13 +260,16 @@ def test_what_decays_may_be_said(name):
 
 
 def test_recipes_decay_what_the_authors_do():
-    """`main_dino.py` with `--optimizer sgd`, and `main_moco.py` of MoCo v3 with `--optimizer adamw`."""
-    for name, variant, expected in (("dino", "resnet50", "kernels"), ("moco_v3", "vit", "all")):
+    """`main_dino.py` with `--optimizer sgd`, `main_moco.py` of MoCo v3 with `--optimizer adamw`, VISSL's
+    `regularize_bn: False`, `--no_decay_gain` of BiGAN's `train_imagenet.sh`.
+    """
+    kernels = (("dino", "resnet50"), ("jigsaw", ""), ("jigsaw", "permutations100"), ("bigan", ""))
+    for name, variant, expected in (*((*of, "kernels") for of in kernels), ("moco_v3", "vit", "all")):
         config = importlib.import_module(f"ssl_jax.configs.{name}").get_config(variant)
         assert config.optimizer_args.decay == expected
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "lars", "lars_byol"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lamb", "lars", "lars_byol"])
 def test_gradients_are_clipped_by_their_global_norm_first(name):
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     gradients = jax.tree.map(lambda p: 100.0 * p, params)
@@ -259,7 +282,7 @@ def test_gradients_are_clipped_by_their_global_norm_first(name):
 
 
 def test_an_unknown_optimizer_lists_the_known_ones():
-    with pytest.raises(UserError, match="adamw, lamb, lars, lars_byol, sgd"):
+    with pytest.raises(UserError, match="adam, adamw, lamb, lars, lars_byol, sgd"):
         optim.create("adagrad", 0.1)
 
 
@@ -370,6 +393,7 @@ def test_lars_may_give_biases_and_norms_a_rate_of_their_own(name):
 
 def test_a_rate_that_was_meant_for_lars_is_doubted():
     assert "adamw with a learning rate of 4.8 will hardly train" in optim.unlikely_rate("adamw", 4.8)
+    assert "adam with a learning rate of 4.8 will" in optim.unlikely_rate("adam", 4.8)
     assert optim.unlikely_rate("adamw", 1e-3) is None
     assert optim.unlikely_rate("lars", 4.8) is None
 

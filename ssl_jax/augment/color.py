@@ -5,7 +5,8 @@ Every `adjust_*` clips to [0, 1]. With a number of channels other than three the
 greyscale leave the image alone, and contrast pivots on the mean over channels.
 
 Public codes differ here (TensorFlow, BYOL and dm_pix pivot contrast on each channel's mean and scale saturation in
-HSV; SimCLR v1 adds brightness instead of multiplying); this is torchvision's, which most published recipes use.
+HSV; SimCLR v1 and BYOL add brightness instead of multiplying); this is torchvision's, which most published recipes
+use, and the additive brightness besides.
 """
 
 import itertools
@@ -31,10 +32,10 @@ def _grey(image: Float[Array, "*s"], channel_axis: int) -> Float[Array, "*t"]:
     return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
 
 
-def adjust_brightness(image: Float[Array, "*s"], factor: Factor) -> Float[Array, "*s"]:
-    """Multiply by `factor` (0: black, 1: the image)."""
+def adjust_brightness(image: Float[Array, "*s"], factor: Factor, *, additive: bool = False) -> Float[Array, "*s"]:
+    """Multiply by `factor` (0: black, 1: the image), or add `factor - 1` (additive, as TensorFlow does)."""
     factor = jnp.asarray(factor, image.dtype)
-    return jnp.clip(factor * image, 0, 1)
+    return jnp.clip(image + (factor - 1) if additive else factor * image, 0, 1)
 
 
 def adjust_contrast(image: Float[Array, "*s"], factor: Factor, *, channel_axis: int = -1) -> Float[Array, "*s"]:
@@ -100,9 +101,17 @@ def normalize(
 
 
 def _blend(
-    image: Float[Array, "*s"], factor: Float[Array, ""], operation: Int[Array, ""], active: set[int], channel_axis: int
+    image: Float[Array, "*s"],
+    factor: Float[Array, ""],
+    operation: Int[Array, ""],
+    active: set[int],
+    channel_axis: int,
+    additive: bool,
 ) -> Float[Array, "*s"]:
-    """Apply brightness, contrast or saturation: all three are `clip(f x + (1 - f) base)` with bases 0, mean, grey."""
+    """Apply brightness, contrast or saturation: all three are `clip(f x + (1 - f) base)` with bases 0, mean, grey.
+
+    Additive brightness is `clip(x + (1 - f) base)` with base -1.
+    """
     factor = factor.astype(image.dtype)
     grey = _grey(image, channel_axis)
     base = jnp.zeros_like(grey)
@@ -110,7 +119,11 @@ def _blend(
         base = jnp.where(operation == CONTRAST, jnp.mean(grey), base)
     if SATURATION in active:
         base = jnp.where(operation == SATURATION, grey, base)
-    return jnp.clip(factor * image + (1 - factor) * base, 0, 1)
+    if not additive or BRIGHTNESS not in active:
+        return jnp.clip(factor * image + (1 - factor) * base, 0, 1)
+    brighter = operation == BRIGHTNESS
+    base = jnp.where(brighter, -1, base)
+    return jnp.clip(jnp.where(brighter, 1, factor) * image + (1 - factor) * base, 0, 1)
 
 
 def color_jitter(
@@ -120,6 +133,7 @@ def color_jitter(
     *,
     active: tuple[int, ...] = (BRIGHTNESS, CONTRAST, SATURATION, HUE),
     channel_axis: int = -1,
+    additive: bool = False,
 ) -> Float[Array, "*s"]:
     """Apply brightness, contrast, saturation and hue in a given order.
 
@@ -132,21 +146,22 @@ def color_jitter(
       order: a permutation of `active`, first operation first.
       active: the operations to apply; the others cost nothing.
       channel_axis: axis of the channels.
+      additive: brightness is added, see `adjust_brightness`.
     """
     n_blends = len(active) - (HUE in active)
     if HUE not in active:
         for i in range(n_blends):
-            image = _blend(image, factors[order[i]], order[i], set(active), channel_axis)
+            image = _blend(image, factors[order[i]], order[i], set(active), channel_axis, additive)
         return image
     turn = jnp.argmax(order == HUE)
     blends = [jnp.where(i < turn, order[i], order[i + 1]) for i in range(n_blends)]
     for i, operation in enumerate(blends):
         factor = jnp.where(i < turn, factors[operation], 1)
-        image = _blend(image, factor, operation, set(active), channel_axis)
+        image = _blend(image, factor, operation, set(active), channel_axis, additive)
     image = adjust_hue(image, factors[HUE], channel_axis=channel_axis)
     for i, operation in enumerate(blends):
         factor = jnp.where(i < turn, 1, factors[operation])
-        image = _blend(image, factor, operation, set(active), channel_axis)
+        image = _blend(image, factor, operation, set(active), channel_axis, additive)
     return image
 
 
@@ -157,10 +172,11 @@ def color_jitter_by_branch(
     *,
     active: tuple[int, ...] = (BRIGHTNESS, CONTRAST, SATURATION, HUE),
     channel_axis: int = -1,
+    additive: bool = False,
 ) -> Float[Array, "*s"]:
     """Do `color_jitter` with real branches, each operation once: for a loop over images; slow under vmap."""
     operations = [
-        lambda x, f: adjust_brightness(x, f),
+        lambda x, f: adjust_brightness(x, f, additive=additive),
         lambda x, f: adjust_contrast(x, f, channel_axis=channel_axis),
         lambda x, f: adjust_saturation(x, f, channel_axis=channel_axis),
         lambda x, f: adjust_hue(x, f, channel_axis=channel_axis),

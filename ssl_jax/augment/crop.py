@@ -33,6 +33,7 @@ def box_from_uniforms(
     *,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    side: tuple[float, float] | None = None,
 ) -> Int[Array, "4"]:
     """Turn 22 uniforms into a crop box: ten tries of (area, log-ratio), then the position; all ten at once.
 
@@ -41,8 +42,13 @@ def box_from_uniforms(
       image_size: height and width of the image.
       scale: range of the area, as a share of the image's.
       ratio: range of width / height; its logarithm is uniform.
+      side: a square instead: range of its edge, as a share of the image's shorter side; the first draw says which.
     """
     height, width = image_size
+    if side is not None:
+        edge = jnp.round(min(height, width) * (side[0] + uniforms[0] * (side[1] - side[0])))
+        edge = jnp.maximum(edge, 1)
+        return jnp.stack([*_place(uniforms, image_size, edge, edge), edge, edge]).astype(jnp.int32)
     areas, ratios = uniforms[:TRIES], uniforms[TRIES : 2 * TRIES]
     area = height * width * (scale[0] + areas * (scale[1] - scale[0]))
     half_log = 0.5 * (math.log(ratio[0]) + ratios * (math.log(ratio[1]) - math.log(ratio[0])))
@@ -52,10 +58,19 @@ def box_from_uniforms(
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = jnp.argmax(fits)
     h, w = h[first], w[first]
-    top = jnp.minimum(jnp.floor(uniforms[-2] * (height - h + 1)), height - h)
-    left = jnp.minimum(jnp.floor(uniforms[-1] * (width - w + 1)), width - w)
+    top, left = _place(uniforms, image_size, h, w)
     fallback = jnp.array(_central_box(height, width, ratio), jnp.int32)
     return jnp.where(jnp.any(fits), jnp.stack([top, left, h, w]).astype(jnp.int32), fallback)
+
+
+def _place(
+    uniforms: Float[Array, "22"], image_size: tuple[int, int], h: Float[Array, ""], w: Float[Array, ""]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Top and left of a box of `h x w` pixels, anywhere in the image, by the last two draws."""
+    height, width = image_size
+    top = jnp.minimum(jnp.floor(uniforms[-2] * (height - h + 1)), height - h)
+    left = jnp.minimum(jnp.floor(uniforms[-1] * (width - w + 1)), width - w)
+    return top, left
 
 
 def crop_box(

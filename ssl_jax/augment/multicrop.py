@@ -56,6 +56,15 @@ def multi_crop(
     return views(pairs, **kwargs)
 
 
+def _check_scales(overrides: dict[str, Any]) -> None:
+    for name in ("crop_scale", "crop_side"):
+        if name in overrides:
+            raise UserError(
+                f"Large and small views have crops of their own, so {name}={overrides[name]} has no meaning; give "
+                "global_scale and local_scale."
+            )
+
+
 def _jittered(view: View, strength: float) -> View:
     brightness, contrast, saturation, hue = (strength * s for s in view.jitter)
     return dataclasses.replace(view, jitter=(brightness, contrast, saturation, hue))
@@ -88,10 +97,14 @@ def dino(
       mean: per channel; None: values stay in [0, 1].
       std: likewise.
       dtype: of the result.
-      **overrides: fields of `View` to replace in all views.
+      **overrides: fields of `View` to replace in all views, but for `crop_scale` and `crop_side`.
 
     The authors blur with PIL, whose kernel is not cut off; here it is cut at a tenth of the view, as in SimCLR.
+
+    Raises:
+      UserError: `crop_scale` or `crop_side` is given, the number is negative, or local views are not smaller.
     """
+    _check_scales(overrides)
     first, second = (_jittered(view, strength) for view in byol_views())
     changes = {"blur_prob": 0.0, **overrides} if not blur else overrides
     large = [_with(view, {"crop_scale": global_scale, **changes}) for view in (first, second)]
@@ -113,7 +126,8 @@ def swav(
     dtype: DTypeLike = jnp.float32,
     **overrides: Any,
 ) -> MakeViews:
-    """Return SwAV's views (arXiv 2006.09882): SimCLR's colours for all; arguments as for `dino`."""
+    """Return SwAV's views (arXiv 2006.09882): SimCLR's colours for all; arguments and errors as for `dino`."""
+    _check_scales(overrides)
     view = _with(simclr_view(strength, blur), overrides)
     large, small = (dataclasses.replace(view, crop_scale=scale) for scale in (global_scale, local_scale))
     return multi_crop(

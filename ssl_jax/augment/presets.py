@@ -1,8 +1,9 @@
 """The recipes of the papers, as functions of a few numbers; every other field of `View` can be overridden.
 
 Sources: google-research/simclr `data_util.py`, facebookresearch/moco `main_moco.py`, deepmind-research/byol
-`utils/augmentations.py` and configs. Operations follow torchvision's definitions (see `color`), where SimCLR v1 and
-BYOL, written in TensorFlow, add brightness and pivot contrast on each channel.
+`utils/augmentations.py` and configs. Operations follow torchvision's definitions (see `color`), where SimCLR and BYOL
+pivot contrast on each channel, resize crops with bicubic interpolation (`method="cubic"`), and in SimCLR v1 and BYOL
+add brightness (`brightness="add"`). Recipes in `configs/` say which of the two they take.
 """
 
 import dataclasses

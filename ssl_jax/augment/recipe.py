@@ -53,7 +53,9 @@ def _make_view(
     """Make one view of one image. Channels go first meanwhile: rows of pixels are then contiguous."""
     color_jitter = color.color_jitter_by_branch if branch else color.color_jitter
     blurred = blur.by_shifts if branch else platform.choose(cpu=blur.by_shifts, default=blur.by_matmul)
-    active = view.active_jitter(image.shape[-1])
+    jitter = functools.partial(
+        color_jitter, active=view.active_jitter(image.shape[-1]), channel_axis=0, additive=view.brightness == "add"
+    )
 
     def apply(part: tuple[Array, ...] | None, step: Callable[..., Array], x: Array) -> Array:
         if part is None:
@@ -64,7 +66,7 @@ def _make_view(
     x = _crop(drawn, image, branch)
     if view.method == "cubic":
         x = jnp.clip(x, 0, 1)
-    x = apply(drawn.jitter, functools.partial(color_jitter, active=active, channel_axis=0), x)
+    x = apply(drawn.jitter, jitter, x)
     x = apply(drawn.grey, functools.partial(color.adjust_saturation, channel_axis=0), x)
     x = apply(drawn.blur, blurred, x)
     x = apply(drawn.solarize, color.solarize, x)

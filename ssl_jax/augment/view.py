@@ -21,11 +21,14 @@ class View:
     Attributes:
       crop_scale: range of the crop's area as a share of the image's, or None to resize the whole image.
       crop_ratio: range of the crop's width / height (log-uniform).
+      crop_side: a square anywhere instead of what these two say: range of its edge as a share of the image's shorter
+        side, at most 1. `(224 / 256, 224 / 256)` is torchvision's `Resize(256)` and `RandomCrop(224)`.
       method: interpolation, "linear" or "cubic" (clipped to [0, 1] afterwards).
       antialias: widen the interpolation kernel when a crop shrinks.
       flip: probability of a mirror image.
       jitter: strengths of brightness, contrast, saturation and hue; each image has its own order.
       jitter_prob: probability of the jitter.
+      brightness: its brightness multiplies values by 1 +- the strength ("multiply"), or adds as much ("add").
       grey_prob: probability of greyscale.
       blur_prob: probability of Gaussian blur.
       blur_sigma: range of its width in pixels.
@@ -44,11 +47,13 @@ class View:
 
     crop_scale: tuple[float, float] | None = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_side: tuple[float, float] | None = None
     method: str = "linear"
     antialias: bool = True
     flip: float = 0.0
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     jitter_prob: float = 0.0
+    brightness: str = "multiply"
     grey_prob: float = 0.0
     blur_prob: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -65,18 +70,27 @@ class View:
         for name in ("flip", "jitter_prob", "grey_prob", "blur_prob", "solarize_prob", "erase_prob", "drop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"View({name}={getattr(self, name)}): a probability lies between 0 and 1")
-        for name in ("crop_scale", "crop_ratio", "blur_sigma", "erase_scale", "erase_ratio"):
+        for name in ("crop_scale", "crop_ratio", "crop_side", "blur_sigma", "erase_scale", "erase_ratio"):
             pair = getattr(self, name)
             if pair is not None and not (_are_numbers(pair, 2) and 0 < pair[0] <= pair[1]):
                 raise UserError(f"View({name}={pair}): give a positive range (low, high)")
+        if self.crop_side is not None and self.crop_side[1] > 1:
+            raise UserError(f"View(crop_side={self.crop_side}): a square's edge is at most 1, the image's shorter side")
         if not 0 <= self.noise < float("inf"):
             raise UserError(f"View(noise={self.noise}): a deviation is not negative")
         if not _are_numbers(self.jitter, 4):
             raise UserError(f"View(jitter={self.jitter}): give four strengths")
         if min(self.jitter) < 0 or self.jitter[3] > 0.5:
             raise UserError(f"View(jitter={self.jitter}): strengths are not negative, and the hue's is at most 0.5")
+        if self.brightness not in ("multiply", "add"):
+            raise UserError(f"View(brightness={self.brightness!r}): use multiply or add")
         if self.method not in resize.METHODS:
             raise UserError(f"View(method={self.method!r}): use one of {', '.join(resize.METHODS)}")
+
+    @property
+    def crops(self) -> bool:
+        """Whether it shows a part of the image, drawn at random."""
+        return self.crop_scale is not None or self.crop_side is not None
 
     def active_jitter(self, channels: int) -> tuple[int, ...]:
         """Return the jitter operations that change an image with so many channels."""
@@ -112,7 +126,7 @@ class Drawn(NamedTuple):
 def _uniforms(key: PRNGKeyArray, view: View, channels: int) -> dict[str, Float[Array, " n"]]:
     """Draw all uniforms of a view at once; for parts with a probability the first one decides."""
     counts = {
-        "crop": crop.CROP_DRAWS * (view.crop_scale is not None),
+        "crop": crop.CROP_DRAWS * view.crops,
         "flip": 1 * (view.flip > 0),
         "jitter": (1 + color.JITTER_DRAWS) * (len(view.active_jitter(channels)) > 0),
         "grey": 1 * (view.grey_prob > 0 and channels == 3),
@@ -143,15 +157,17 @@ def draw(
 
 def draw_uncropped(key: PRNGKeyArray, view: View, channels: int, size: int, *, like: Drawn | None = None) -> Drawn:
     """Draw all but the crop of one view; with `like`, the flip is that view's."""
-    u = _uniforms(key, dataclasses.replace(view, crop_scale=None), channels)
+    u = _uniforms(key, dataclasses.replace(view, crop_scale=None, crop_side=None), channels)
     flip = like.flip if like is not None else u["flip"][0] < view.flip if "flip" in u else None
     return _appearance(key, u, Drawn(None, None, flip), view, (channels, size, size))
 
 
 def _geometry(u: dict[str, Array], view: View, image_size: tuple[int, int], size: int) -> Drawn:
     box = crop.whole(image_size)
-    if view.crop_scale is not None:
-        box = crop.box_from_uniforms(u["crop"], image_size, scale=view.crop_scale, ratio=view.crop_ratio)
+    if view.crops:
+        scale = view.crop_scale or (1.0, 1.0)  # not looked at beside a `crop_side`
+        ratio, side = view.crop_ratio, view.crop_side
+        box = crop.box_from_uniforms(u["crop"], image_size, scale=scale, ratio=ratio, side=side)
     rows, columns = resize.box_taps(box, image_size, (size, size), method=view.method, antialias=view.antialias)
     return Drawn(rows, columns, u["flip"][0] < view.flip if "flip" in u else None)
 

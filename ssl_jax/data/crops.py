@@ -27,6 +27,8 @@ class Crop:
       scale: range of its area as a share of the image's, or None for the central square.
       ratio: range of its width / height (log-uniform).
       method: interpolation, "linear" or "cubic".
+      side: a square anywhere instead of what scale and ratio say: range of its edge as a share of the image's shorter
+        side, at most 1.
 
     Raises:
       UserError: a size or a range that is not positive, or another method.
@@ -36,16 +38,19 @@ class Crop:
     scale: tuple[float, float] | None = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     method: str = "linear"
+    side: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.method not in ("linear", "cubic"):
             raise UserError(f"Crop(method={self.method!r}): use one of linear, cubic.")
         if self.size < 1:
             raise UserError(f"Crop(size={self.size}): give a positive number of pixels.")
-        for name in ("scale", "ratio"):
+        for name in ("scale", "ratio", "side"):
             pair = getattr(self, name)
             if pair is not None and not 0 < pair[0] <= pair[1]:
                 raise UserError(f"Crop({name}={pair}): give a positive range (low, high).")
+        if self.side is not None and self.side[1] > 1:
+            raise UserError(f"Crop(side={self.side}): a square's edge is at most 1, the image's shorter side.")
 
 
 def boxes(
@@ -68,6 +73,10 @@ def boxes(
 
 def _box(crop: Crop, image_size: tuple[int, int], uniforms: list[float]) -> Box:
     height, width = image_size
+    if crop.side is not None:
+        share = crop.side[0] + uniforms[0] * (crop.side[1] - crop.side[0])
+        edge = max(round(min(height, width) * share), 1)
+        return *_place(image_size, edge, edge, uniforms), edge, edge
     if crop.scale is None:
         edge = min(height, width)
         return (height - edge) // 2, (width - edge) // 2, edge, edge
@@ -77,13 +86,19 @@ def _box(crop: Crop, image_size: tuple[int, int], uniforms: list[float]) -> Box:
         stretch = math.exp(0.5 * (low + place * (high - low)))
         w, h = round(root * stretch), round(root / stretch)
         if 0 < w <= width and 0 < h <= height:
-            return int(uniforms[-2] * (height - h + 1)), int(uniforms[-1] * (width - w + 1)), h, w
+            return *_place(image_size, h, w, uniforms), h, w
     h, w = height, width  # torchvision's fallback: the largest central box whose ratio is allowed
     if width / height < crop.ratio[0]:
         h = max(round(width / crop.ratio[0]), 1)
     elif width / height > crop.ratio[1]:
         w = max(round(height * crop.ratio[1]), 1)
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _place(image_size: tuple[int, int], h: int, w: int, uniforms: list[float]) -> tuple[int, int]:
+    """Top and left of a box of `h x w` pixels, anywhere in the image, by the last two numbers."""
+    height, width = image_size
+    return int(uniforms[-2] * (height - h + 1)), int(uniforms[-1] * (width - w + 1))
 
 
 def halvings(box: Box, crop: Crop) -> int:

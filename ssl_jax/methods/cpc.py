@@ -17,7 +17,7 @@ import numpy as np
 
 from ssl_jax import augment, losses, pretext
 from ssl_jax.checks import check_positive, views_of
-from ssl_jax.collapse import stuck_at_chance
+from ssl_jax.collapse import guess_among_candidates
 from ssl_jax.core import Card, Carry, Method, UserError
 from ssl_jax.nets import functional
 from ssl_jax.nets.context import Context
@@ -171,8 +171,4 @@ def cpc(
         grids = {name: x.reshape(len(image), n, n, -1) for name, x in averaged.items()}
         return grids["patches"].mean((1, 2)), grids
 
-    def warn(logged):
-        candidates = logged.get("candidates")
-        return stuck_at_chance(int(candidates))(logged) if candidates else None
-
-    return Method(name="cpc", init=init, loss=loss, encode=encode, warn=warn)
+    return Method(name="cpc", init=init, loss=loss, encode=encode, warn=guess_among_candidates())

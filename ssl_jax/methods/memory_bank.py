@@ -114,6 +114,8 @@ def memory_bank(
         estimate = jax.nn.logsumexp(candidates) + jnp.log(jnp.asarray(examples / candidates.size, candidates.dtype))
         return jnp.where(jnp.isfinite(known), known, estimate.astype(known.dtype))
 
+    # Noise-contrastive estimation has no such value: Z is that of the first batch, and with features at one point the
+    # loss is the larger the more slots are drawn.
     warn = stuck_at_chance(examples) if noise is None else lambda logged: None
     return Method(name="memory_bank", init=init, loss=loss, encode=functional.encode_with(encoder), warn=warn)
 

@@ -13,6 +13,7 @@ from jax import lax
 
 from ssl_jax import losses
 from ssl_jax.checks import check_momentum, check_positive, views_of
+from ssl_jax.collapse import stuck_at_chance
 from ssl_jax.core import Card, Carry, Method
 from ssl_jax.memory import ema, enqueue
 from ssl_jax.nets import functional
@@ -108,4 +109,11 @@ def moco(
     def update(params, carry, step):
         return carry.replace(teacher={**carry.teacher, "params": ema(carry.teacher["params"], params, momentum)})
 
-    return Method(name="moco", init=init, loss=loss, encode=functional.encode_with(encoder), update=update)
+    return Method(
+        name="moco",
+        init=init,
+        loss=loss,
+        encode=functional.encode_with(encoder),
+        update=update,
+        warn=stuck_at_chance(queue_size + 1),
+    )

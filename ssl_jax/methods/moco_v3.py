@@ -8,10 +8,12 @@ https://arxiv.org/abs/2104.02057
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from ssl_jax import losses
 from ssl_jax.checks import check_momentum, check_positive, views_of
+from ssl_jax.collapse import guess_among_candidates
 from ssl_jax.core import Card, Carry, Method
 from ssl_jax.memory import ema
 from ssl_jax.nets import functional
@@ -106,7 +108,12 @@ def moco_v3(
             value += one
             hits.append(hit)
         carry = carry.replace(model_state=state, teacher={**carry.teacher, "model_state": key_state})
-        metrics = {"contrastive_accuracy": sum(hits) / 2, "embedding": queries[0], "features": pooled[0]}
+        metrics = {
+            "contrastive_accuracy": sum(hits) / 2,
+            "candidates": jnp.full((), len(views), jnp.float32),
+            "embedding": queries[0],
+            "features": pooled[0],
+        }
         return 2 * temperature * value, (carry, metrics)
 
     def update(params, carry, step):
@@ -114,4 +121,11 @@ def moco_v3(
         average = ema(carry.teacher["params"], online, value_at(momentum, step + 1))
         return carry.replace(teacher={**carry.teacher, "params": average})
 
-    return Method(name="moco_v3", init=init, loss=loss, encode=functional.encode_with(encoder), update=update)
+    return Method(
+        name="moco_v3",
+        init=init,
+        loss=loss,
+        encode=functional.encode_with(encoder),
+        update=update,
+        warn=guess_among_candidates(scale=4 * temperature),  # two directions, each times 2 t
+    )

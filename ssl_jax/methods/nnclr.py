@@ -13,6 +13,7 @@ from jax import lax
 
 from ssl_jax import losses
 from ssl_jax.checks import check_positive, views_of
+from ssl_jax.collapse import guess_among_candidates
 from ssl_jax.core import Card, Carry, Method
 from ssl_jax.memory import enqueue
 from ssl_jax.nets import functional
@@ -96,10 +97,12 @@ def nnclr(
         queue, pointer = enqueue(memory["queue"], memory["pointer"], z1)
         metrics = {
             "contrastive_accuracy": hits,
+            "candidates": jnp.full((), len(views), jnp.float32),
             "neighbour_similarity": jnp.mean(losses.cosine(z1, near1)),
             "embedding": z1,
             "features": pooled,
         }
         return value, (carry.replace(model_state=state, memory={"queue": queue, "pointer": pointer}), metrics)
 
-    return Method(name="nnclr", init=init, loss=loss, encode=functional.encode_with(encoder))
+    encode, warn = functional.encode_with(encoder), guess_among_candidates()
+    return Method(name="nnclr", init=init, loss=loss, encode=encode, warn=warn)

@@ -8,9 +8,11 @@ https://arxiv.org/abs/2002.05709 and https://arxiv.org/abs/2006.10029
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from ssl_jax import losses
 from ssl_jax.checks import check_positive, views_of
+from ssl_jax.collapse import guess_among_candidates
 from ssl_jax.core import Card, Carry, Method
 from ssl_jax.nets import functional
 from ssl_jax.nets.heads import MLP
@@ -30,6 +32,7 @@ def simclr(
     hidden: int | None = None,
     dim: int = 128,
     temperature: float = 0.1,
+    scale: float = 1.0,
     form: str = "auto",
 ) -> Method:
     """Build SimCLR.
@@ -40,19 +43,20 @@ def simclr(
       hidden: width of the head's hidden layers; None takes the encoder's.
       dim: size of the embedding that the loss compares.
       temperature: of NT-Xent, > 0.
+      scale: factor of the whole loss, > 0. With 1 it is averaged over all views, as in the paper's equation 1; the
+        authors' code adds its two directions up, which is 2. LARS undoes it for weights, but not for biases and norm
+        parameters, which do not adapt: with 1 these train at half of the authors' rate.
       form: how the loss goes through its logits: "dense", "tiled" or "ring"; "auto" chooses by the batch, see
         `losses.ntxent`. All give the same value.
 
     `encode` adds the head's hidden layers to the encoder's maps, "projector1" `[b hidden]` and so on: version 2 starts
     fine-tuning in the middle of its head, at the first of them. The pooled features stay the encoder's.
 
-    Differs from the authors' code in: the loss is averaged over both directions, as in the paper; the code adds them.
-
     Raises:
-      UserError: a size or the temperature is not above 0, the form is unknown, or (from the functions) a batch has
-        not two views, or the form does not fit the devices.
+      UserError: a size, the temperature or the scale is not above 0, the form is unknown, or (from the functions) a
+        batch has not two views, or the form does not fit the devices.
     """
-    check_positive(layers=layers, hidden=hidden, dim=dim, temperature=temperature)
+    check_positive(layers=layers, hidden=hidden, dim=dim, temperature=temperature, scale=scale)
     losses.check_form(form)
     # The authors' head: no biases before norms, and a last norm without shift.
     projector = MLP((hidden,) * (layers - 1) + (dim,), out_norm="scale", dtype=getattr(encoder, "dtype", None))
@@ -75,9 +79,14 @@ def simclr(
         )
         embedding, head_state = functional.apply(projector, params["projector"], state["projector"], pooled, train=True)
         embedding = embedding.reshape(b, v, -1)
-        value = losses.ntxent(embedding, temperature=temperature, form=form)
+        value = scale * losses.ntxent(embedding, temperature=temperature, form=form)
         carry = carry.replace(model_state={"encoder": encoder_state, "projector": head_state})
-        return value, (carry, {"embedding": embedding[:, 0], "features": pooled.reshape(b, v, -1)[:, 0]})
+        metrics = {
+            "candidates": jnp.full((), 2 * b - 1, jnp.float32),
+            "embedding": embedding[:, 0],
+            "features": pooled.reshape(b, v, -1)[:, 0],
+        }
+        return value, (carry, metrics)
 
     def encode(params, carry, image):
         state = carry.model_state
@@ -87,4 +96,4 @@ def simclr(
         )
         return pooled, {**maps, **{f"projector{i}": x for i, x in enumerate(hidden, start=1)}}
 
-    return Method(name="simclr", init=init, loss=loss, encode=encode)
+    return Method(name="simclr", init=init, loss=loss, encode=encode, warn=guess_among_candidates(scale=scale))

@@ -75,6 +75,26 @@ def test_without_three_channels_there_is_no_colour(channels):
     assert float(jnp.abs(jittered - image).max()) > 1e-3
 
 
+def test_brightness_may_be_added():
+    """SimCLR v1's `random_brightness` in TensorFlow: a number between -strength and strength, added to all values."""
+    image = jax.random.uniform(jax.random.key(0), (6, 5, 3))
+    adjust = (
+        lambda x, f: np.clip(x + (f - 1), 0, 1),
+        augment.adjust_contrast,
+        augment.adjust_saturation,
+        augment.adjust_hue,
+    )
+    orders = jnp.array([[0, 1, 2, 3], [3, 2, 0, 1], [1, 3, 2, 0]], jnp.int32)
+    for how in (color.color_jitter, color.color_jitter_by_branch):
+        made = jax.jit(jax.vmap(functools.partial(how, additive=True), (None, None, 0)))(image, FACTORS, orders)
+        for got, order in zip(made, orders.tolist(), strict=True):
+            expected = image
+            for i in order:
+                expected = jnp.asarray(adjust[i](expected, FACTORS[i]))
+            np.testing.assert_allclose(got, expected, atol=2e-6)
+    np.testing.assert_allclose(augment.adjust_brightness(image, 1.3, additive=True), adjust[0](image, 1.3), atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_dtype_is_kept(dtype):
     image = jax.random.uniform(jax.random.key(0), (6, 5, 3)).astype(dtype)

@@ -10,6 +10,7 @@ import pytest
 from ssl_jax import augment
 from ssl_jax.augment import crop, resize
 from ssl_jax.core import UserError
+from ssl_jax.data.crops import Crop, _box
 
 DRAWS = 20_000
 METHODS = {"bilinear": "linear", "bicubic": "cubic"}
@@ -54,6 +55,24 @@ def test_ten_misses_fall_back_to_the_centre(image_size, expected):
     ones = jnp.full((crop.CROP_DRAWS,), 0.5)
     box = crop.box_from_uniforms(ones, image_size, scale=(2.0, 2.0))  # twice the image never fits
     np.testing.assert_array_equal(box, expected)
+
+
+def test_squares_by_a_share_of_the_shorter_side():
+    """Host and accelerator turn the same uniforms into the same squares, anywhere in the image."""
+    uniforms = np.random.default_rng(0).random((3000, crop.CROP_DRAWS), np.float32)
+    for side in ((64 / 72, 64 / 72), (255 / 292, 255 / 292), (0.2, 0.6)):
+        draw = jax.jit(jax.vmap(lambda u, side=side: crop.box_from_uniforms(u, (375, 500), side=side)))
+        drawn = np.asarray(draw(uniforms))
+        on_host = Crop(size=1, side=side)
+        expected = np.array([_box(on_host, (375, 500), u) for u in uniforms.astype(float).tolist()])
+        assert (np.abs(drawn - expected).max(axis=1) <= 1).all()  # of two roundings
+        assert (drawn == expected).mean() > 0.999
+        top, left, h, w = drawn.T
+        assert (h == w).all()
+        if side[0] == side[1]:
+            edge = round(side[0] * 375)
+            assert set(h) == {edge}
+            assert (top.min(), top.max(), left.min(), left.max()) == (0, 375 - edge, 0, 500 - edge)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

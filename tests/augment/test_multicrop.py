@@ -93,3 +93,10 @@ def test_fields_can_be_replaced_in_all_views(monkeypatch):
 def test_recipes_that_cannot_be(arguments, message):
     with pytest.raises(UserError, match=message):
         augment.dino(28, **arguments)
+
+
+@pytest.mark.parametrize("make", [augment.dino, augment.swav])
+@pytest.mark.parametrize("name", ["crop_scale", "crop_side"])
+def test_one_crop_for_large_and_small_views_is_refused(make, name):
+    with pytest.raises(UserError, match=f"so {name}=.0.5, 1.0. has no meaning; give global_scale and local_scale"):
+        make(28, **{name: (0.5, 1.0)})

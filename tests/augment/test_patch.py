@@ -67,8 +67,7 @@ def test_single_is_one_view_with_the_fields_given():
 
 def test_a_crop_of_all_but_a_pixel_cuts_and_does_not_resize():
     image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 16, 16, 1)), jnp.uint8)
-    share = (15 / 16) ** 2
-    make = jax.jit(augment.single(15, crop_scale=(share, share), crop_ratio=(1.0, 1.0)))
+    make = jax.jit(augment.single(15, crop_side=(15 / 16, 15 / 16)))
     made = np.asarray(make(jax.random.split(jax.random.key(0), 8), image))[:, 0]
     whole = np.asarray(image, np.float32) / 255
     for got, source in zip(made, whole, strict=True):

@@ -228,6 +228,18 @@ def test_the_papers_values():
     assert first.method == "cubic"
 
 
+def test_a_views_brightness_is_added_where_it_says_so():
+    jitter = {"jitter": (0.5, 0.0, 0.0, 0.0), "jitter_prob": 1.0}
+    plain = {"crop_scale": None, "flip": 0.0, "grey_prob": 0.0, "blur": False}
+    make = jax.jit(augment.simclr(size=16, brightness="add", **jitter, **plain))
+    image = images(2)[:, :1, :1] // 2 + jnp.zeros((2, 16, 16, 3), jnp.uint8)  # flat, and not near 1
+    shift = np.asarray(make(keys(2), image)) - np.asarray(image)[:, None] / 255
+    inside = np.asarray(make(keys(2), image)).min(axis=(2, 3, 4)) > 0
+    assert inside.any()
+    spread = np.ptp(shift, axis=(2, 3, 4))[inside]  # the same number for every value
+    np.testing.assert_allclose(spread, 0, atol=1e-6)
+
+
 def test_overrides_reach_the_view():
     make = augment.simclr(size=16, crop_scale=None, flip=0.0, jitter_prob=0.0, grey_prob=0.0, blur=False)
     np.testing.assert_allclose(jax.jit(make)(keys(2), images(2))[:, 1], np.asarray(images(2)) / 255, atol=1e-6)
@@ -254,8 +266,10 @@ def test_prepare():
         (lambda: augment.View(noise=-0.1), "noise=-0.1"),
         (lambda: augment.views([(augment.View(), 8), (augment.View(), 4)], aligned=True), "one size, not of 8, 4"),
         (lambda: augment.View(crop_scale=(0.5, 0.1)), "crop_scale"),
+        (lambda: augment.View(crop_side=(0.5, 1.1)), "edge is at most 1, the image's shorter side"),
         (lambda: augment.View(jitter=(0.4, 0.4, 0.4, 0.9)), "hue"),
         (lambda: augment.View(method="nearest"), "nearest"),
+        (lambda: augment.View(brightness="divide"), "brightness='divide'.: use multiply or add"),
         (lambda: augment.views([], size=8), "at least one"),
         (lambda: augment.views([augment.View()]), "size="),
         (lambda: augment.views([augment.View()], size=8, formulation="fast"), "fast"),

@@ -7,14 +7,16 @@ import sys
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from ssl_jax import augment, data
+from ssl_jax import augment, data, experiment
 from ssl_jax.core import UserError
 from ssl_jax.data import decoders, lazy
 from ssl_jax.data.crops import boxes, halvings
 from ssl_jax.data.originals import originals
+from ssl_jax.data.source import digest
 
 LARGE, SMALL = data.Crop(size=12, scale=(0.4, 1.0)), data.Crop(size=5, scale=(0.05, 0.4))
 MULTI = (LARGE, LARGE, *[SMALL] * 3)
@@ -256,3 +258,35 @@ def test_without_the_fast_packages(monkeypatch):
             decoders.decoder("fast")
     finally:
         decoders.decoder.cache_clear()
+
+
+@pytest.mark.parametrize("image_size", [(375, 500), (500, 375)])
+def test_a_square_of_a_share_of_the_shorter_side_lies_anywhere(image_size):
+    """BiGAN's, relative patch's and jigsaw's crops; by area and ratio they would all be the same central square."""
+    for name, side, share in (("bigan", 64, 64 / 72), ("relative_patch", 255, 255 / 292), ("jigsaw", 255, 255 / 256)):
+        crop = data.Crop(size=side, side=(share, share))
+        drawn = [boxes((crop,), image_size, seed=0, step=0, example=i)[0] for i in range(1000)]
+        top, left, h, w = np.array(drawn).T
+        edge = round(share * 375)
+        assert set(h) == set(w) == {edge}, name
+        for place, length in ((top, image_size[0]), (left, image_size[1])):
+            assert (place.min(), place.max()) == (0, length - edge), name
+    ranged = data.Crop(size=8, side=(0.2, 0.6))
+    edges = np.array([boxes((ranged,), image_size, seed=0, step=0, example=i)[0][2] for i in range(1000)])
+    assert (edges.min(), edges.max()) == pytest.approx((0.2 * 375, 0.6 * 375), abs=2)
+    assert edges.mean() == pytest.approx(0.4 * 375, abs=5)
+
+
+def test_recipes_with_a_fixed_square_hand_it_to_the_host(source):
+    """What `experiment.build_inputs` makes of a recipe's views; without a side the fingerprint is as it was before."""
+    config = ConfigDict({"host_crop": "yes", "seed": 3, "decoder": "pillow", "augment": "single"})
+    inputs = experiment.build_inputs(config, source, augment.single(9, crop_side=(0.5, 0.5)))
+    assert inputs.crops == (data.Crop(size=9, side=(0.5, 0.5)),)
+    places = {inputs.at_step(step, np.arange(len(source)))["image"].tobytes() for step in range(5)}
+    assert len(places) == 5
+    before = b"(Crop(size=12, scale=(0.4, 1.0), ratio=(0.75, 1.3333333333333333), method='linear'),)"
+    plain = cropped(source, (LARGE,), decoder="pillow").fingerprint
+    assert plain == digest(source.fingerprint.encode(), before, b"pillow")
+    assert plain != cropped(source, (data.Crop(size=12, side=(0.4, 1.0)),), decoder="pillow").fingerprint
+    with pytest.raises(UserError, match=r"side=\(0\.5, 1\.5\)\): a square's edge is at most 1"):
+        data.Crop(size=4, side=(0.5, 1.5))

@@ -38,6 +38,7 @@ def test_loss_is_two_tau_times_both_directions_and_keys_are_the_slow_copys(tempe
     queries = [networks.head(params["predictor"], z, (True, True)) for z in projections]
     keys = [numpy_project(carry.teacher["params"], image)[1] for image in images]
     assert_close(value, contrast(queries[0], keys[1], temperature) + contrast(queries[1], keys[0], temperature), 1e-5)
+    assert metrics["candidates"] == len(images[0])
     assert_close(metrics["embedding"], queries[0], 1e-5)
     assert_close(metrics["features"], pooled[0], 1e-5)
     assert jax.tree.structure(after) == jax.tree.structure(carry)

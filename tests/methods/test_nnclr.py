@@ -45,6 +45,7 @@ def test_loss_is_the_papers_and_the_queue_takes_the_first_views_projections_afte
         near1, near2 = nearest(z1, queue), nearest(z2, queue)
         assert_close(value, (numpy_loss(near1, p2, 0.3) + numpy_loss(near2, p1, 0.3)) / 2, 1e-5)
         assert_close(metrics["neighbour_similarity"], np.sum(z1 * near1, axis=1).mean(), 1e-5)
+        assert metrics["candidates"] == len(z1)
         assert_close(metrics["embedding"], z1, 1e-5)
         assert_close(metrics["features"], pooled, 1e-5)
         for z in z1:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from values import assert_close
 
-from ssl_jax import methods, nets
+from ssl_jax import methods, nets, optim
 from ssl_jax.core import UserError
 
 ZERO = jnp.zeros((), jnp.int32)
@@ -24,8 +24,11 @@ def standardized(x):
     return (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5)
 
 
-def numpy_loss(params, views, layers, temperature):
-    """Network and equation 1 in float64, over one batch of all views: norms see both views of all examples."""
+def numpy_losses(params, views, layers, temperature):
+    """Network and equation 1 in float64, over one batch of all views: norms see both views of all examples.
+
+    The first half of the losses is of first views, the second of second ones.
+    """
     b = len(views)
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     x = np.concatenate([views[:, 0], views[:, 1]]).reshape(2 * b, -1).astype(np.float64)
@@ -39,7 +42,16 @@ def numpy_loss(params, views, layers, temperature):
     similarity = np.exp(z @ z.T / temperature)
     np.fill_diagonal(similarity, 0)
     positive = similarity[np.arange(2 * b), (np.arange(2 * b) + b) % (2 * b)]
-    return np.mean(-np.log(positive / similarity.sum(axis=1))), pooled[:b], x[:b]
+    return -np.log(positive / similarity.sum(axis=1)), pooled[:b], x[:b]
+
+
+def shaken(params):
+    """Parameters that are nowhere 0 or 1."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return jax.tree.unflatten(
+        tree, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )
 
 
 @pytest.mark.parametrize("layers", [2, 3])
@@ -49,14 +61,12 @@ def test_loss_equals_the_paper_over_the_global_batch(layers):
     method = methods.simclr(Encoder(), layers=layers, hidden=9, dim=5, temperature=0.5)
     batch = {"views": jnp.asarray(views)}
     params, carry = jax.jit(method.init)(jax.random.key(0), batch)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    params = jax.tree.unflatten(
-        tree, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    )
-    expected, pooled, embedding = numpy_loss(params, views, layers, 0.5)
+    params = shaken(params)
+    losses, pooled, embedding = numpy_losses(params, views, layers, 0.5)
+    expected = losses.mean()
     loss, (after, metrics) = jax.jit(method.loss)(params, carry, batch, jax.random.key(2), ZERO)
     assert_close(loss, expected, 1e-5)
+    assert metrics["candidates"] == 31
     assert_close(metrics["features"], pooled, 1e-5)
     assert_close(metrics["embedding"], embedding, 1e-5)
     assert jax.tree.structure(after) == jax.tree.structure(carry)
@@ -66,6 +76,41 @@ def test_loss_equals_the_paper_over_the_global_batch(layers):
     whole = jax.device_put((params, carry), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     loss, _ = jax.jit(method.loss)(*whole, split, jax.random.key(2), ZERO)
     assert_close(loss, expected, 1e-5)
+
+
+def test_a_step_of_lars_is_that_of_the_sum_of_both_directions():
+    """google-research/simclr `objective.py`, `loss_a + loss_b`; gradients by central differences in float64.
+
+    What adapts takes the same step with the mean; biases and norm parameters take half of it.
+    """
+    views = np.random.default_rng(0).normal(size=(8, 2, 2, 2, 1)).astype(np.float32)
+    method = methods.simclr(Encoder(), hidden=3, dim=4, temperature=0.5, scale=2.0)
+    batch = {"views": jnp.asarray(views)}
+    params, carry = jax.jit(method.init)(jax.random.key(0), batch)
+    params = jax.tree.map(np.asarray, shaken(params))
+    loss = lambda params: method.loss(params, carry, batch, jax.random.key(2), ZERO)[0]  # noqa: E731
+    with jax.numpy_dtype_promotion("standard"):
+        tx = optim.create("lars", 0.5, weight_decay=1e-2)
+        updates, _ = tx.update(jax.jit(jax.grad(loss))(params), tx.init(params), params)
+
+    def both(params):
+        losses = numpy_losses(params, views, 2, 0.5)[0]
+        return losses[:8].mean() + losses[8:].mean()
+
+    exact = jax.tree.map(lambda x: x.astype(np.float64), params)
+    for w, update in zip(jax.tree.leaves(exact), jax.tree.leaves(updates), strict=True):
+        gradient = np.zeros_like(w)
+        for place in np.ndindex(w.shape):
+            here = w[place]
+            w[place] = here + 1e-5
+            above = both(exact)
+            w[place] = here - 1e-5
+            gradient[place] = (above - both(exact)) / 2e-5
+            w[place] = here
+        if w.ndim > 1:
+            gradient = gradient + 1e-2 * w
+            gradient *= 1e-3 * np.linalg.norm(w) / np.linalg.norm(gradient)
+        np.testing.assert_allclose(update, -0.5 * gradient, rtol=1e-3, atol=1e-3 * np.abs(gradient).max())
 
 
 @pytest.mark.parametrize(("layers", "hidden", "width"), [(2, None, 6), (3, None, 6), (3, 9, 9), (1, None, 6)])
@@ -111,6 +156,7 @@ def test_encode_gives_the_heads_hidden_layers_with_running_statistics(layers):
     ("arguments", "message"),
     [
         ({"temperature": 0.0}, "`temperature` must be above 0, but is 0.0"),
+        ({"scale": 0.0}, "`scale` must be above 0, but is 0.0"),
         ({"temperature": -0.1}, "`temperature` must be above 0, but is -0.1"),
         ({"layers": 0}, "`layers` must be above 0"),
         ({"dim": 0}, "`dim` must be above 0"),
