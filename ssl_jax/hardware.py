@@ -114,7 +114,7 @@ CHIPS = {
     "a100": _gpu("NVIDIA A100 SXM", gb=80.0, tflops=312.0, tf32=156.0, gbs=2039.0, nvlink=300.0, net=25.0),
     "h100": _gpu("NVIDIA H100 SXM", gb=80.0, tflops=989.0, tf32=494.7, gbs=3350.0, nvlink=450.0, net=50.0),
     "h200": _gpu("NVIDIA H200 SXM", gb=141.0, tflops=989.0, tf32=494.7, gbs=4800.0, nvlink=450.0, net=50.0),
-    "gpu": Chip(title="GPU of this machine", platform="gpu", node=8, arithmetic32="TF32"),
+    "gpu": Chip(title="GPU of this machine", platform="gpu", node=8, arithmetic32="TF32 or float32"),
     "cpu": Chip(title="CPU of this machine", platform="cpu", arithmetic32="float32"),
 }
 CORES_IN_NAME = ("v3", "v4", "v5p", "tpu7x")  # Google Cloud counts cores in these types' names, chips in others'

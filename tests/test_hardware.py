@@ -112,7 +112,7 @@ def test_float32_is_multiplied_as_jax_does():
     assert found["h100"] == ("TF32", 494.7e12)
     assert found["v100"] == ("float32", 15.7e12)
     assert found["v5e"] == ("bfloat16", 197e12)
-    assert found["gpu"] == ("TF32", None)
+    assert found["gpu"] == ("TF32 or float32", None)
     topology = hardware.parse("h100:1")
     how = {"flops": 494.7e12, "traffic": 1.0, "cycles": None, "rows": []}
     assert forecast.step_seconds(topology, **how, dtype="float32")["products"] == pytest.approx(1.0)
