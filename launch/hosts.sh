@@ -5,7 +5,13 @@
 #
 # Every host has ssl_jax at the same place (by default, this checkout with its .venv) and sees WORKDIR, which is on a
 # file system that they share. Keys must let ssh in without a password. When a process ends badly the others end too;
-# the same command goes on from the newest checkpoint. RETRIES=10 gives it so many times by itself.
+# the same command goes on from the newest checkpoint.
+#
+#   RETRIES   how many times to give it again by itself: 0
+#   PAUSE     seconds before that: 30
+#   SSL_JAX   the program on every host: .venv/bin/ssl-jax of this checkout
+#   PORT      on the first host, where the others come to: 52731
+#   SSH       in place of ssh
 set -euo pipefail
 
 read -r -a hosts <<<"${1:-}"

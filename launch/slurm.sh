@@ -8,6 +8,7 @@
 # Two minutes before the time limit, and on preemption, Slurm sends SIGTERM: the run saves, and is put into the queue
 # again, from where it goes on. So it is by hand: `scancel --signal=TERM JOB`, or `scontrol requeue JOB`. Slurm lets a
 # job rest for two minutes then; `scontrol update JobId=JOB StartTime=now` doesn't. `scancel JOB` ends it for good.
+# SSL_JAX names the program on all nodes; unless set, it is .venv/bin/ssl-jax where sbatch was called, or else ssl-jax.
 #SBATCH --job-name=ssl-jax
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive

@@ -8,12 +8,26 @@
 # every start, so also where it is mounted already. The workers get the last commit of this checkout. When the slice is
 # taken away (SPOT=yes), it is asked for again, and the run goes on from its newest checkpoint. The slice is deleted at
 # the end, and not when you interrupt: `launch/tpu_pod.sh delete` does that.
+#
+#   ZONE      where; must be set
+#   NAME      of the request and the slice: ssl-jax
+#   TYPE      of the slice, as Google Cloud names it: v4-32; v5litepod-256, v5p-512, v6e-256, ...
+#   RUNTIME   software of its machines; by TYPE, as /tpu/docs/runtimes of Google Cloud's documentation says
+#   SPOT      yes for a slice that may be taken away
+#   SETUP     what to run on every worker before each start
+#   PAUSE     seconds between two looks at a slice that is not there: 30
 set -euo pipefail
 
 name=${NAME:-ssl-jax}
 zone=${ZONE:?set ZONE, such as ZONE=us-central2-b}
 type=${TYPE:-v4-32}
-version=${RUNTIME:-tpu-ubuntu2204-base}
+case $type in
+  v5litepod-*) version=v2-alpha-tpuv5-lite ;;
+  v5p-*) version=v2-alpha-tpuv5 ;;
+  v6e-*) version=v2-alpha-tpuv6e ;;
+  *) version=tpu-ubuntu2204-base ;;
+esac
+version=${RUNTIME:-$version}
 setup=${SETUP:-true}
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 tpus=(gcloud compute tpus)

@@ -3,19 +3,24 @@
 import math
 from typing import Any
 
-from ssl_jax.hardware import GIB, Topology
+from ssl_jax.hardware import GIB, SHARE, Topology
 
 
-def fits(kinds: dict[str, int], topology: Topology, wanted: int | None) -> dict[str, Any]:
+def fits(
+    kinds: dict[str, int], room: float | None, wanted: int | None = None, *, share: float | None = None
+) -> dict[str, Any]:
     """Bytes by kind with their total, and whether a device has so many.
 
-    `wanted` is what a compiler asked for in vain (0 if it did not say), and None if it did not. It takes the place of
-    the total, since the kinds are an estimate then.
+    Args:
+      kinds: bytes by what they are of.
+      room: bytes that programs have on a device; None if not known.
+      wanted: what a compiler asked for in vain (0 if it did not say), and None if it did not. It takes the place of the
+        total, since the kinds are an estimate then.
+      share: of a card's memory that the room is, see `target.memory`.
     """
     total = wanted or sum(kinds.values())
-    room = topology.chip.memory
     holds = None if room is None else wanted is None and total <= room
-    return {"by_kind": kinds, "total": total, "available": room, "fits": holds}
+    return {"by_kind": kinds, "total": total, "available": room, "share_of_the_card": share, "fits": holds}
 
 
 def advice(config: Any, topology: Topology, memory: dict[str, Any]) -> list[str]:
@@ -28,6 +33,9 @@ def advice(config: Any, topology: Topology, memory: dict[str, Any]) -> list[str]
     said = []
     if state > 0.5 * room and config.sharding == "replicated":
         said.append(f"--config.sharding=fsdp splits the {state / GIB:.1f} GiB of state that every device has.")
+    card = topology.chip.memory
+    if memory["share_of_the_card"] and card and memory["total"] <= 0.95 * card:
+        said.append(f"{SHARE}=0.95 in the environment gives JAX more of the card than {memory['share_of_the_card']:g}.")
     if config.dtype == "float32":
         said.append("--config.dtype=bfloat16 halves activations.")
     devices = topology.devices

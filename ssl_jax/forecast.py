@@ -72,7 +72,13 @@ def summary(found: Iterable[Collective], topology: Topology) -> list[dict[str, A
 
 
 def step_seconds(
-    topology: Topology, *, flops: float, traffic: float, cycles: int | None, rows: list[dict[str, Any]]
+    topology: Topology,
+    *,
+    flops: float,
+    traffic: float,
+    cycles: int | None,
+    rows: list[dict[str, Any]],
+    dtype: str = "bfloat16",
 ) -> dict[str, Any]:
     """Seconds of a step by part, and of the whole with what it rests on.
 
@@ -82,13 +88,15 @@ def step_seconds(
       traffic: bytes of memory that a device reads and writes in it.
       cycles: of a device's arithmetic by its compiler, or None.
       rows: what `summary` says.
+      dtype: of the config, which products are made in.
 
     Returns:
       products, memory, compiler, collectives, step (None where the chip's figures are not known) and basis, "compiler"
       or "roofline".
     """
     chip = topology.chip
-    products = None if chip.flops is None else flops / topology.devices / chip.flops
+    peak = chip.peak(dtype)
+    products = None if peak is None else flops / topology.devices / peak
     memory = None if chip.bandwidth is None else traffic / chip.bandwidth
     compiler = cycles / chip.clock if cycles and chip.clock else None
     talk = [row["seconds"] for row in rows]
@@ -106,7 +114,14 @@ def step_seconds(
 
 
 def run(
-    topology: Topology, *, step: float | None, steps: int, batch: int, flops: float, price: float | None
+    topology: Topology,
+    *,
+    step: float | None,
+    steps: int,
+    batch: int,
+    flops: float,
+    price: float | None,
+    dtype: str = "bfloat16",
 ) -> dict[str, Any]:
     """Speed, utilisation, time and cost of a whole run.
 
@@ -117,11 +132,12 @@ def run(
       batch: images of a step.
       flops: of the model alone (no augmentation, nothing computed twice) in a step, on all devices together.
       price: of a chip and hour, in any currency, or None.
+      dtype: of the config; utilisation is that of its peak.
     """
     if step is None:
         return dict.fromkeys(("images_per_second", "model_flop_utilisation", "hours", "chip_hours", "cost"))
     hours = steps * step / 3600
-    peak = topology.chip.flops
+    peak = topology.chip.peak(dtype)
     return {
         "images_per_second": batch / step,
         "model_flop_utilisation": flops / (step * topology.devices * peak) if peak else None,

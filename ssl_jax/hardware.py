@@ -8,7 +8,7 @@
 Peaks are the makers'. TPUs: pages of Google Cloud's documentation, /tpu/docs/v3, v4, v5e, v5p, v6e and tpu7x; links of
 v3 and v4 by Jouppi et al. (2023, arXiv:2304.01433), table 4; usable memory is what the compiler of libtpu 0.0.42 has
 for programs; clocks follow from the peak and the number of matrix units. GPUs: NVIDIA's data sheets, dense bfloat16
-(V100: float16), NVLink inside of a node of eight and the node's network cards beyond.
+(V100: float16) and TF32 (V100: float32), NVLink inside of a node of eight and the node's network cards beyond.
 """
 
 import dataclasses
@@ -16,8 +16,10 @@ import math
 import re
 
 from ssl_jax.core import UserError
+from ssl_jax.slices import check_slice
 
 GIB = 2**30
+SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # of a GPU's memory, which JAX takes for itself; 0.75 unless set
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class Chip:
       cores: devices of JAX in a chip.
       dims: of the interconnect: shapes of slices have so many numbers; 0 if they are counted only.
       flops: dense bfloat16 operations per second, or None if nothing is known.
+      flops32: those of float32 as JAX multiplies it unless told otherwise; None if that is as fast as bfloat16.
+      arithmetic32: what it multiplies float32 in.
       memory: usable bytes, or None.
       bandwidth: of that memory, bytes per second.
       links: bytes per second that leave a device over the interconnect, one way, all links together.
@@ -44,6 +48,8 @@ class Chip:
     cores: int = 1
     dims: int = 0
     flops: float | None = None
+    flops32: float | None = None
+    arithmetic32: str = "bfloat16"
     memory: float | None = None
     bandwidth: float | None = None
     links: float | None = None
@@ -51,6 +57,16 @@ class Chip:
     clock: float | None = None
     node: int | None = None
     options: tuple[tuple[str, str], ...] = ()
+
+    def peak(self, dtype: str) -> float | None:
+        """Operations per second of products of a config's dtype; None if not known."""
+        if dtype == "float64":
+            return None
+        return self.flops32 if dtype == "float32" and self.flops32 else self.flops
+
+    def arithmetic(self, dtype: str) -> str:
+        """What products of a config's dtype are made in, unless JAX is told otherwise."""
+        return self.arithmetic32 if dtype == "float32" else dtype
 
 
 def _tpu(title: str, *, gib: float, tflops: float, gbs: float, ici: float, dcn: float, ghz: float, **rest) -> Chip:
@@ -67,11 +83,15 @@ def _tpu(title: str, *, gib: float, tflops: float, gbs: float, ici: float, dcn: 
     )
 
 
-def _gpu(title: str, *, gb: float, tflops: float, gbs: float, nvlink: float, net: float) -> Chip:
+def _gpu(
+    title: str, *, gb: float, tflops: float, tf32: float, gbs: float, nvlink: float, net: float, single: str = "TF32"
+) -> Chip:
     return Chip(
         title=title,
         platform="gpu",
         flops=tflops * 1e12,
+        flops32=tf32 * 1e12,
+        arithmetic32=single,
         memory=gb * 1e9,
         bandwidth=gbs * 1e9,
         links=nvlink * 1e9,
@@ -88,12 +108,14 @@ CHIPS = {
     "v5p": _tpu("TPU v5p", gib=95.74, tflops=459.0, gbs=2765.0, ici=600.0, dcn=6.2, ghz=1.75, dims=3),
     "v6e": _tpu("TPU v6e", gib=31.25, tflops=918.0, gbs=1638.0, ici=400.0, dcn=12.5, ghz=1.75, dims=2),
     "tpu7x": _tpu("TPU7x (core)", gib=94.75, tflops=1153.0, gbs=3690.0, ici=300.0, dcn=6.2, ghz=2.2, dims=3, cores=2),
-    "v100": _gpu("NVIDIA V100 SXM", gb=32.0, tflops=125.0, gbs=900.0, nvlink=150.0, net=6.2),
-    "a100": _gpu("NVIDIA A100 SXM", gb=80.0, tflops=312.0, gbs=2039.0, nvlink=300.0, net=25.0),
-    "h100": _gpu("NVIDIA H100 SXM", gb=80.0, tflops=989.0, gbs=3350.0, nvlink=450.0, net=50.0),
-    "h200": _gpu("NVIDIA H200 SXM", gb=141.0, tflops=989.0, gbs=4800.0, nvlink=450.0, net=50.0),
-    "gpu": Chip(title="GPU of this machine", platform="gpu", node=8),
-    "cpu": Chip(title="CPU of this machine", platform="cpu"),
+    "v100": _gpu(
+        "NVIDIA V100 SXM", gb=32.0, tflops=125.0, tf32=15.7, gbs=900.0, nvlink=150.0, net=6.2, single="float32"
+    ),
+    "a100": _gpu("NVIDIA A100 SXM", gb=80.0, tflops=312.0, tf32=156.0, gbs=2039.0, nvlink=300.0, net=25.0),
+    "h100": _gpu("NVIDIA H100 SXM", gb=80.0, tflops=989.0, tf32=494.7, gbs=3350.0, nvlink=450.0, net=50.0),
+    "h200": _gpu("NVIDIA H200 SXM", gb=141.0, tflops=989.0, tf32=494.7, gbs=4800.0, nvlink=450.0, net=50.0),
+    "gpu": Chip(title="GPU of this machine", platform="gpu", node=8, arithmetic32="TF32 or float32"),
+    "cpu": Chip(title="CPU of this machine", platform="cpu", arithmetic32="float32"),
 }
 CORES_IN_NAME = ("v3", "v4", "v5p", "tpu7x")  # Google Cloud counts cores in these types' names, chips in others'
 
@@ -160,9 +182,7 @@ def parse(text: str, *, slices: int = 1) -> Topology:
         if len(shape) != chip.dims:
             example = f"{kind}:{'x'.join(['4'] * chip.dims)}"
             raise UserError(f"A slice of {kind} has {chip.dims} numbers, such as {example}, not {text!r}.")
-        single = math.prod(shape) == 1
-        if not single and (shape[0] % 2 or shape[1] % 2):
-            raise UserError(f"{text!r} does not fall into hosts of 2 x 2 chips; the first two numbers must be even.")
+        check_slice(kind, shape, slices)
     elif len(shape) != 1:
         raise UserError(f"{kind} takes a number of devices, such as {kind}:8, not {text!r}.")
     return Topology(kind, shape, slices)
@@ -187,4 +207,4 @@ def examples() -> str:
     """Valid topologies, for messages."""
     tpus = [f"{kind}:{'x'.join(['4'] * chip.dims)}" for kind, chip in CHIPS.items() if chip.platform == "tpu"]
     gpus = [f"{kind}:8" for kind, chip in CHIPS.items() if chip.platform == "gpu"]
-    return f"{', '.join(tpus)} (any shape of slice; v5e-256 and so on too), {', '.join(gpus)}, cpu:8"
+    return f"{', '.join(tpus)} (any slice that there is; v5e-256 and so on too), {', '.join(gpus)}, cpu:8"

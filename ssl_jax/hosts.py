@@ -8,10 +8,11 @@ import contextlib
 import json
 import os
 import pathlib
-import re
+import platform
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -20,11 +21,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from ssl_jax import launchers
 from ssl_jax.core import UserError
 from ssl_jax.sharding import by_example, replicated
 
 T = TypeVar("T")
 HEARTBEAT = 60  # seconds after which a silent process counts as lost, and JAX ends the others
+PATIENCE = 60  # seconds in which a file that one host has made is to be seen by all; NFS may need thirty
+ALONE = "coordinator_address should be defined"  # JAX's words where it knows of no launcher
 
 
 class Agreed(UserError):
@@ -33,66 +37,6 @@ class Agreed(UserError):
 
 class Lost(UserError):
     """Another process of the run has gone: nothing that needs all of them, such as a checkpoint, can be done."""
-
-
-def cluster(environment: Mapping[str, str]) -> str:
-    """Name the launcher that started this process as one of several; empty if none did."""
-    several = lambda name: int(environment.get(name, "1")) > 1  # noqa: E731
-    if several("SLURM_NTASKS") and {"SLURM_PROCID", "SLURM_STEP_NODELIST"} <= environment.keys():
-        return "Slurm"
-    if several("OMPI_COMM_WORLD_SIZE"):
-        return "Open MPI"
-    if "," in environment.get("TPU_WORKER_HOSTNAMES", "") or several("MEGASCALE_NUM_SLICES"):
-        return "TPU"
-    if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
-        return "Kubernetes"
-    return ""
-
-
-def one_task_per_node(environment: Mapping[str, str]) -> bool:
-    """Whether Slurm or Open MPI started one process on each host, which then has all of its accelerators.
-
-    JAX takes one accelerator per process under these two unless told.
-    """
-    slurm = re.fullmatch(r"1(\(x\d+\))?", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
-    return bool(slurm) or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
-
-
-def arguments(
-    coordinator: str | None, processes: int | None, process: int | None, environment: Mapping[str, str]
-) -> dict[str, Any] | None:
-    """Arguments of `jax.distributed.initialize` from flags or else the environment; None for a process by itself.
-
-    Raises:
-      UserError: the flags are incomplete or make no sense.
-    """
-    given = {"coordinator": coordinator, "processes": processes, "process": process}
-    missing = [f"--{name}" for name, value in given.items() if value is None]
-    if len(missing) < 3:
-        if missing:
-            raise UserError(
-                f"Of --coordinator=HOST:PORT, --processes=N and --process=I, {' and '.join(missing)} is missing."
-            )
-        assert coordinator is not None
-        assert processes is not None
-        assert process is not None
-        if not re.fullmatch(r".+:\d+", coordinator):
-            raise UserError(f"--coordinator is the first host's name and a free port, HOST:PORT, not {coordinator!r}.")
-        if not 0 <= process < processes:
-            raise UserError(f"--process={process} must lie in 0 to {processes - 1}, for --processes={processes}.")
-        found = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
-        return {**found, "cluster_detection_method": "deactivate"} if processes > 1 else None
-    if cluster(environment) or on_tpu_vm(environment):
-        return {"local_device_ids": []} if one_task_per_node(environment) else {}
-    return None
-
-
-def on_tpu_vm(environment: Mapping[str, str]) -> bool:
-    """Whether this is a virtual machine with TPU chips, which may be one of a slice's; its metadata will tell JAX."""
-    wanted = environment.get("JAX_PLATFORMS", "tpu")
-    return "tpu" in wanted and any(
-        next(pathlib.Path("/dev").glob(name), None) for name in ("accel[0-9]*", "vfio/[0-9]*")
-    )
 
 
 @contextlib.contextmanager
@@ -119,8 +63,8 @@ def session(
     Raises:
       UserError: the arguments make no sense, or what the environment says is not enough.
     """
-    known = arguments(coordinator, processes, process, environment)
-    if known is None or not _initialize(known, cluster(environment), timeout):
+    known = launchers.arguments(coordinator, processes, process, environment)
+    if known is None or not _initialize(known, launchers.cluster(environment), timeout):
         yield
         return
     try:
@@ -133,31 +77,45 @@ def session(
 
 def _initialize(known: dict[str, Any], launcher: str, timeout: int) -> bool:
     """Start `jax.distributed`; False if no launcher is known and JAX finds no other process either."""
-    where = known.get("coordinator_address") or f"the coordinator that {launcher or 'the TPU'} names"
-    index, count = known.get("process_id"), known.get("num_processes")
-    text = (
-        f"Waited {timeout} seconds in vain for the other {count - 1} process(es) to come to {where}"
-        if index == 0 and count
-        else f"No answer from the coordinator at {where} in {timeout} seconds, or not all processes came"
-    )
     # JAX itself would abort the process with a stack trace.
-    timer = threading.Timer(timeout, _give_up, [f"{text}: are all started, with the same address and number?"])
+    timer = threading.Timer(timeout, lambda: _give_up(_in_vain(known, launcher, timeout)))
     timer.daemon = True
     timer.start()
     limits: dict[str, Any] = {"initialization_timeout": timeout + 60, "shutdown_timeout_seconds": HEARTBEAT}
     try:
         jax.distributed.initialize(**known, **limits, heartbeat_timeout_seconds=min(HEARTBEAT, timeout))
-    except (RuntimeError, ValueError, KeyError) as error:
-        if not launcher and "coordinator_address" not in known:
+    except Exception as error:  # of JAX, of the metadata's server, of a launcher's own package
+        if not launcher and "coordinator_address" not in known and ALONE in str(error):
             return False
-        reason = next(iter(str(error).splitlines()), "")
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(
-            f"The processes of {launcher or 'this run'} could not be joined at {where} ({reason}). Give "
-            "--coordinator=HOST:PORT, --processes=N and --process=I, or --distributed=off for a process by itself."
+            f"The processes of {launcher or 'this run'} could not be joined at {_meeting(known, launcher)[0]} "
+            f"({reason}). Give --coordinator=HOST:PORT, --processes=N and --process=I, or --distributed=off for a "
+            "process by itself."
         ) from error
     finally:
         timer.cancel()
     return True
+
+
+def _meeting(known: dict[str, Any], launcher: str) -> tuple[str, int | None, int | None]:
+    """Where processes meet, which one this is and how many there are; by the arguments or what JAX has found out."""
+    jaxs = getattr(sys.modules.get("jax._src.distributed"), "global_state", None)  # it says so nowhere else
+    if known.get("coordinator_address"):
+        return known["coordinator_address"], known["process_id"], known["num_processes"]
+    if address := getattr(jaxs, "coordinator_address", None):
+        return address, getattr(jaxs, "process_id", None), getattr(jaxs, "num_processes", None)
+    return f"the coordinator that {launcher or 'the TPU'} names", None, None
+
+
+def _in_vain(known: dict[str, Any], launcher: str, timeout: int) -> str:
+    where, index, count = _meeting(known, launcher)
+    text = (
+        f"Waited {timeout} seconds in vain for the other {count - 1} process(es) to come to {where}"
+        if index == 0 and count
+        else f"No answer from the coordinator at {where} in {timeout} seconds, or not all processes came"
+    )
+    return f"{text}: are all started, with the same address and number?"
 
 
 def _give_up(text: str) -> None:
@@ -180,10 +138,26 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def check_devices() -> None:
+    """Raise in all processes if they have not the same number of devices, which whatever they compute rests on."""
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    odd = next((i for i in sorted(counts) if counts[i] != counts[0]), None)
+    if odd is not None:
+        raise Agreed(
+            f"The processes 0 and {odd} differ in devices: {counts[0]} / {counts[odd]}. Give each the same number of "
+            "them, of one kind."
+        )
+
+
 def exchange(value: Any) -> list[Any]:
-    """Every process hands in a value that JSON has, and gets all of them, in the order of processes."""
+    """Every process hands in a value that JSON has, and gets all of them, in the order of processes.
+
+    Raises:
+      Agreed: see `check_devices`.
+    """
     if jax.process_count() == 1:
         return [value]
+    check_devices()
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = np.asarray(multihost_utils.process_allgather(np.asarray([text.size], np.int32))).reshape(-1)
     padded = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)  # few sizes, so few programs
@@ -228,6 +202,38 @@ def agree(what: Mapping[str, Any], hint: str) -> None:
         if changed:
             more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
             raise Agreed(f"The processes 0 and {i} differ in {'; '.join(changed[:5])}{more}. {hint}")
+
+
+def check_shared(directory: pathlib.Path) -> None:
+    """Raise in all processes if a directory is not the same for all of them: what the first makes there, all must see.
+
+    The file has a name that nobody can have looked for before, so that no host remembers that it is not there.
+    """
+    if jax.process_count() == 1:
+        return
+
+    def leave_a_file() -> str:
+        name = f".seen-by-all-{uuid.uuid4().hex}"
+        (directory / name).touch()
+        return name
+
+    name = on_first(leave_a_file)
+
+    def look() -> None:
+        limit = time.monotonic() + PATIENCE
+        while not (directory / name).exists():
+            if time.monotonic() > limit:
+                raise UserError(
+                    f"{platform.node()} does not see in {directory} what the first host wrote there; it must be on a "
+                    "file system that all hosts share."
+                )
+            time.sleep(0.1)
+
+    try:
+        together(look)
+    finally:
+        if is_first():
+            (directory / name).unlink(missing_ok=True)
 
 
 class Vote:

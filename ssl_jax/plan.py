@@ -107,7 +107,7 @@ def plan(
       topology: see `hardware.parse`.
       compiling: False estimates from the trace, in seconds and without the topology's compiler.
       anew: see `compiled_for`; for a step that is to be saved.
-      price: of a chip and hour.
+      price: of a chip and hour, in any currency.
       announce: where messages go.
       numbers: examples and classes of the data, see `outline.outline`.
 
@@ -116,8 +116,7 @@ def plan(
     """
     devices = target.devices(topology) if compiling else nowhere(topology.devices)
     step = step_for(config, devices, **numbers)
-    if compiling:
-        topology = dataclasses.replace(topology, kind=target.kind_of(devices[0], topology))
+    topology = dataclasses.replace(topology, kind=target.kind_of(devices[0], topology))
     found, compiled, took, wanted = estimate(step, topology), None, None, None
     operations = found["flops"]
     if compiling:
@@ -132,16 +131,25 @@ def plan(
             announce("It does not fit; what follows is an estimate.")
     rows = forecast.summary(found["collectives"], topology)
     seconds = forecast.step_seconds(
-        topology, flops=operations, traffic=found["traffic"], cycles=found["cycles"], rows=rows
+        topology,
+        flops=operations,
+        traffic=found["traffic"],
+        cycles=found["cycles"],
+        rows=rows,
+        dtype=config.dtype,
     )
     model, batch, steps = model_flops(step, topology.chip.platform), config.batch_size, step.experiment.steps
+    whole_run = forecast.run(
+        topology, step=seconds["step"], steps=steps, batch=batch, flops=model, price=price, dtype=config.dtype
+    )
+    room, share = target.memory(topology, devices[0])
     record = {
         "config": describe(config, step),
-        "topology": describe_topology(topology),
+        "topology": describe_topology(topology, config.dtype),
         "basis": "compiled" if compiled is not None else "estimate" if wanted is None else "refused",
         "compile_seconds": took and round(took, 1),
         "versions": target.versions(topology) if compiling else {"jax": jax.__version__},
-        "memory": fits(found["memory"], topology, wanted),
+        "memory": fits(found["memory"], room, wanted, share=share),
         "flops": {"step": operations, "model": model, "compiler_per_device": found.get("compiler_flops")},
         "bytes_accessed_per_device": found["traffic"],
         "cycles_per_device": found["cycles"],
@@ -151,7 +159,7 @@ def plan(
         "run": {
             "steps": steps,
             "epochs": steps * batch / len(step.experiment.source),
-            **forecast.run(topology, step=seconds["step"], steps=steps, batch=batch, flops=model, price=price),
+            **whole_run,
             "price_per_chip_hour": price,
         },
     }
@@ -167,8 +175,8 @@ def describe(config: ConfigDict, step: Step) -> dict[str, Any]:
     return {**{name: config[name] for name in names}, "parameters": count, "data": config.data, "images": len(source)}
 
 
-def describe_topology(topology: Topology) -> dict[str, Any]:
-    """Name, numbers and peaks."""
+def describe_topology(topology: Topology, dtype: str) -> dict[str, Any]:
+    """Name, numbers and peaks; that of products is for a config's dtype."""
     chip = topology.chip
     return {
         "name": topology.name,
@@ -177,7 +185,8 @@ def describe_topology(topology: Topology) -> dict[str, Any]:
         "chips": topology.chips,
         "devices": topology.devices,
         "memory_per_device": chip.memory,
-        "flops_per_second_per_device": chip.flops,
+        "flops_per_second_per_device": chip.peak(dtype),
+        "products_in": chip.arithmetic(dtype),
         "memory_bytes_per_second": chip.bandwidth,
         "interconnect_bytes_per_second": chip.links,
     }

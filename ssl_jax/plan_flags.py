@@ -17,7 +17,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("slices", 1, "Slices of that shape.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("examples", None, "Training images, of data not known.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("classes", None, "Classes of it; 0 for none.", lower_bound=0, flag_values=values)
-    flags.DEFINE_float("price", None, "Of a chip and hour.", lower_bound=0.0, flag_values=values)
+    flags.DEFINE_float("price", None, "Of a chip and hour, in any currency.", lower_bound=0.0, flag_values=values)
     flags.DEFINE_bool("compile", True, "Compile; --nocompile estimates in seconds.", flag_values=values)
     flags.DEFINE_bool("json", False, "One JSON object instead of the table.", flag_values=values)
     flags.DEFINE_string("save", None, "File to write the compiled step to.", flag_values=values)
@@ -32,6 +32,8 @@ def command(values: flags.FlagValues, say: Callable[[str], None]) -> None:
     target.prepare(topology)
     from ssl_jax import plan, plan_table, precompiled
 
+    if flag("save"):
+        precompiled.check_place(flag("save"))
     record, compiled = plan.plan(
         flag("config"),
         topology,
@@ -42,10 +44,10 @@ def command(values: flags.FlagValues, say: Callable[[str], None]) -> None:
         examples=flag("examples"),
         classes=flag("classes"),
     )
+    print(json.dumps(record) if flag("json") else plan_table.table(record), flush=True)
     if flag("save") and compiled is not None:
         path = pathlib.Path(flag("save"))
         precompiled.save(compiled, path, record)
         say(f"Wrote the compiled step to {path}, and what it is for to {precompiled.sidecar(path)}.")
-    print(json.dumps(record) if flag("json") else plan_table.table(record))
     if record["memory"]["fits"] is False:
         raise SystemExit(2)

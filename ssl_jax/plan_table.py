@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ssl_jax.hardware import SHARE
+
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -68,6 +70,8 @@ def _memory(record: dict[str, Any]) -> str:
     pairs.append(("total", size(memory["total"])))
     verdict = {True: "it fits", False: "IT DOES NOT FIT", None: "whether that is there is not known"}[memory["fits"]]
     room = "" if memory["available"] is None else f" of {size(memory['available'])}"
+    if memory["share_of_the_card"]:
+        room += f" ({memory['share_of_the_card']:g} of the card, as {SHARE} says)"
     return f"Memory of each device{room}: {verdict}\n{rows(pairs)}"
 
 
@@ -113,7 +117,7 @@ def _time(record: dict[str, Any]) -> str:
         "arithmetic by the compiler's cycles" if seconds["basis"] == "compiler" else "the slower of products and memory"
     )
     pairs = [
-        ("products at the peak", duration(seconds["products"])),
+        (f"products at the peak of {record['topology']['products_in']}", duration(seconds["products"])),
         ("memory at full speed", duration(seconds["memory"])),
         ("arithmetic by the compiler's cycles", duration(seconds["compiler"])),
         ("collectives, none of them hidden", duration(seconds["collectives"])),

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from ssl_jax import target
+from ssl_jax import atomic, target
 from ssl_jax.core import PyTree, UserError
 from ssl_jax.hardware import Topology
 from ssl_jax.plan_step import Step
@@ -30,24 +30,47 @@ def sidecar(path: str | os.PathLike[str]) -> pathlib.Path:
     return pathlib.Path(f"{path}.json")
 
 
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raise a `UserError` if a file can't be put there, before minutes go into what it is to hold."""
+    file = pathlib.Path(path)
+    if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        why = "that is a directory" if file.is_dir() else f"there is no directory {file.parent} that can be written"
+        raise UserError(f"The step can't be saved to {file}: {why}; give --save another file.")
+
+
 def save(compiled: Any, path: str | os.PathLike[str], record: dict[str, Any]) -> None:
-    """Write a compiled step and what it is for, which is `plan.plan`'s record."""
+    """Write a compiled step and what it is for, which is `plan.plan`'s record.
+
+    Raises:
+      UserError: it can't be written.
+    """
     executable = compiled.runtime_executable()
     payload = executable.serialize()
     arguments = [_described(x) for x in jax.tree.leaves(compiled.args_info)]
     note = {"format": FORMAT, "sha256": hashlib.sha256(payload).hexdigest(), "arguments": arguments, "plan": record}
-    pathlib.Path(path).write_bytes(payload)
-    sidecar(path).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+    try:
+        with atomic.replacing(pathlib.Path(path)) as file:
+            file.write(payload)
+        atomic.write_text(sidecar(path), json.dumps(note, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"The step can't be saved to {path}: {error.strerror or error}.") from error
 
 
 def load(path: str | os.PathLike[str], step: Step) -> Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]:
     """The function `(state, batch) -> (state, metrics)` of a saved step, for the devices of `step`, which must be here.
 
     Raises:
-      UserError: the file is damaged, or was made by other versions, for other devices or for another state.
+      UserError: the file or its description is missing or damaged, or it was made by other versions, for other devices
+        or for another state.
     """
-    note = json.loads(sidecar(path).read_text(encoding="utf-8"))
-    payload = pathlib.Path(path).read_bytes()
+    try:
+        note = json.loads(sidecar(path).read_text(encoding="utf-8"))
+        payload = pathlib.Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{path} and {sidecar(path)} are no saved step ({why}); make both by `ssl-jax plan --save`."
+        ) from error
     if note["format"] != FORMAT or hashlib.sha256(payload).hexdigest() != note["sha256"]:
         raise UserError(f"{path} is not what {sidecar(path)} describes; save it again.")
     mesh = step.experiment.mesh

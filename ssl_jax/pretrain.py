@@ -146,6 +146,7 @@ def _pretrain(
     agreed = {"data": inputs.fingerprint, "read as": repr(inputs)}
     hosts.agree(agreed, "All hosts must read the same images, in the same way.")
     known = hosts.on_first(lambda: claim(directory, record, steps=experiment.steps))
+    hosts.check_shared(directory)
     if not known and (found := few_images.advice(config, len(source))):
         announce(f"Note: {few_images.sentence(found, len(source))}")
     lengthened = hosts.on_first(lambda: workdir.read_run(directory).get("lengthened"))

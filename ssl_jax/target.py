@@ -3,12 +3,13 @@
 import importlib.metadata
 import importlib.util
 import os
+import re
 from typing import Any
 
 import jax
 
 from ssl_jax.core import UserError
-from ssl_jax.hardware import CHIPS, Topology
+from ssl_jax.hardware import CHIPS, SHARE, Topology
 
 # libtpu asks the machine which TPU it is, locks it, and is talkative about finding none.
 LIBTPU = {
@@ -49,7 +50,7 @@ def devices(topology: Topology) -> list[Any]:
     except RuntimeError:
         here = []
     if topology.kind not in ("gpu", "cpu"):
-        here = [d for d in here if topology.kind in d.device_kind.lower()]
+        here = [d for d in here if is_a(topology.kind, d)]
     if len(here) < topology.devices:
         raise UserError(
             f"{topology} wants {topology.devices} devices, and {len(here)} of these are here, so that nothing can be "
@@ -80,10 +81,37 @@ def _tpus(topology: Topology) -> list[Any]:
     return list(described.devices)
 
 
+def is_a(kind: str, device: Any) -> bool:
+    """Whether a device's name has that of a kind as a word: an H200 is not half of a GH200."""
+    return re.search(rf"\b{kind}\b", device.device_kind.lower()) is not None
+
+
 def kind_of(device: Any, topology: Topology) -> str:
-    """Key of `CHIPS` for a device: a GPU of this machine by its name, if that is known."""
-    names = [kind for kind in CHIPS if topology.kind == "gpu" and kind in device.device_kind.lower()]
-    return names[0] if names else topology.kind
+    """Key of `CHIPS` for a device: a GPU of this machine by its name, if its peaks are known."""
+    if topology.kind != "gpu" or re.search(r"\b(pcie|nvl|mig)\b", device.device_kind.lower()):  # slower forms, parts
+        return topology.kind
+    return next((kind for kind in CHIPS if is_a(kind, device)), topology.kind)
+
+
+def memory(topology: Topology, device: Any) -> tuple[float | None, float | None]:
+    """Bytes that programs have on each device, and the share of a GPU that this is, if it is one.
+
+    JAX takes a share of a GPU for itself. How much that is says a device that is there, of whatever card; of others it
+    is what the environment sets for this process.
+
+    Args:
+      topology: what is planned for.
+      device: one of it, or of this machine in its place.
+    """
+    card = topology.chip.memory
+    if topology.chip.platform != "gpu":
+        return card, None
+    if device.platform == "gpu" and (topology.kind == "gpu" or is_a(topology.kind, device)):
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+        if limit:
+            return float(limit), None
+    share = float(os.environ.get(SHARE, "0.75"))
+    return (None, None) if card is None else (share * card, share)
 
 
 def versions(topology: Topology) -> dict[str, str]:

@@ -5,6 +5,7 @@ python tests/several_processes.py HOST:PORT COUNT I FILE.npz [DIRECTORY EVERY]
 The last two: a run to go on with, and after how many steps to save. Two processes have the state split between them.
 """
 
+import pathlib
 import sys
 
 import jax
@@ -47,8 +48,8 @@ def parameters(devices: int, sharding: Rules = REPLICATED) -> dict[str, np.ndarr
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(params)}
 
 
-def talk(count: int, me: int) -> None:
-    """What `ssl_jax.hosts` promises."""
+def talk(count: int, me: int, folder: pathlib.Path) -> None:
+    """What `ssl_jax.hosts` promises; in a folder that all see."""
     assert (jax.process_count(), jax.process_index(), jax.device_count()) == (count, me, count)
     assert hosts.exchange({"who": "ab" * (1 + 40 * me)}) == [{"who": "ab" * (1 + 40 * i)} for i in range(count)]
     assert hosts.on_first(lambda: ["first", me]) == ["first", 0]
@@ -60,9 +61,14 @@ def talk(count: int, me: int) -> None:
         if me == 1:
             raise UserError("no data here")
 
+    hosts.check_shared(folder)
+    hosts.PATIENCE = 0.1
+    own = folder / f"of_{count}" / str(me)
+    own.mkdir(parents=True)
     for bad in (
         lambda: hosts.together(fail),
         lambda: hosts.agree({"config.seed": 0, "jax": f"0.{min(me, 1)}"}, "Use one version."),
+        lambda: hosts.check_shared(own),
     ):
         try:
             bad()
@@ -75,7 +81,7 @@ def talk(count: int, me: int) -> None:
 if __name__ == "__main__":
     address, count, me, file = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     with hosts.session(coordinator=address, processes=count, process=me, timeout=120):
-        talk(count, me)
+        talk(count, me, pathlib.Path(file).parent)
         found = parameters(count, rules_of("fsdp", own=EVERYTHING) if count == 2 else REPLICATED)
         if me == 0:
             np.savez(file, **found)

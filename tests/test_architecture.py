@@ -32,6 +32,8 @@ FLOORS = [
         "hardware",
         "hlo",
         "hosts",
+        "launchers",
+        "slices",
         "lock",
         "losses",
         "memory",

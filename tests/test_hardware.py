@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ssl_jax import UserError, forecast, hardware
+from ssl_jax import UserError, forecast, hardware, slices
 from ssl_jax.collectives import Collective
 
 NAMES = {
@@ -18,6 +18,7 @@ NAMES = {
     "v4-128": ("v4:4x4x4", 64, 64),
     "v5p-512": ("v5p:4x8x8", 256, 256),
     "v5p:8x8x8": ("v5p:8x8x8", 512, 512),
+    "v5p:16x16x24": ("v5p:16x16x24", 6144, 6144),
     "v3-128": ("v3:8x8", 64, 128),  # here a core is a device
     "v6e:16x16": ("v6e:16x16", 256, 256),
     "h100:64": ("h100:64", 64, 64),
@@ -40,7 +41,15 @@ def test_slices():
 BAD = {
     "v9:2x2": "Unknown topology 'v9:2x2'; there is v3:4x4, v4:4x4x4",
     "many": "Unknown topology",
-    "v5e:3x3": "must be even",
+    "v5e:3x3": "There is no slice v5e:3x3; there is v5e:1x1, v5e:2x2, v5e:2x4, v5e:4x4, v5e:4x8",
+    "v5e:2x6": "no slice v5e:2x6",
+    "v5e:16x2": "no slice v5e:16x2",
+    "v5e:32x32": "1,024 chips, and the largest slice of v5e 256; use --slices",
+    "v5e-512": "512 chips, and the largest slice of v5e 256; use --slices",
+    "v3:1x1": "no slice v3:1x1; there is v3:2x2",
+    "v4:6x2x2": "no slice v4:6x2x2; there is v4:2x2x1, v4:2x2x2, v4:2x2x4, v4:2x4x4, and v4:AxBxC of multiples of 4",
+    "v4:8x4x4": "with A <= B <= C",
+    "v5p:16x16x32": "the largest slice of v5p 6,144",
     "v5e:4x4x4": "has 2 numbers, such as v5e:4x4",
     "v5e-24": "give its shape",
     "v4-7": "give an even number",
@@ -53,6 +62,14 @@ BAD = {
 def test_bad_names(name):
     with pytest.raises(UserError, match=re.escape(BAD[name])):
         hardware.parse(name)
+
+
+def test_every_slice_that_is_listed_is_one():
+    for kind, shapes in slices.SHAPES.items():
+        for shape in shapes:
+            assert hardware.parse(f"{kind}:{shape}").name == f"{kind}:{shape}"
+    with pytest.raises(UserError, match="v6e:1x1 has one; take a larger one for --slices"):
+        hardware.parse("v6e:1x1", slices=2)
 
 
 def test_slices_are_of_tpus():
@@ -87,6 +104,21 @@ def test_step_by_hand():
         "chip_hours": 8.0,
         "cost": 16.0,
     }
+
+
+def test_float32_is_multiplied_as_jax_does():
+    """In TF32 on GPUs at half of bfloat16's peak, in float32 on the oldest, and in bfloat16 on TPUs."""
+    found = {kind: (chip.arithmetic("float32"), chip.peak("float32")) for kind, chip in hardware.CHIPS.items()}
+    assert found["h100"] == ("TF32", 494.7e12)
+    assert found["v100"] == ("float32", 15.7e12)
+    assert found["v5e"] == ("bfloat16", 197e12)
+    assert found["gpu"] == ("TF32 or float32", None)
+    topology = hardware.parse("h100:1")
+    how = {"flops": 494.7e12, "traffic": 1.0, "cycles": None, "rows": []}
+    assert forecast.step_seconds(topology, **how, dtype="float32")["products"] == pytest.approx(1.0)
+    assert forecast.step_seconds(topology, **how, dtype="bfloat16")["products"] == pytest.approx(0.5, rel=1e-3)
+    run = forecast.run(topology, step=1.0, steps=1, batch=1, flops=494.7e12, price=None, dtype="float32")
+    assert run["model_flop_utilisation"] == pytest.approx(1.0)
 
 
 def test_between_slices_and_nodes_it_is_slower():

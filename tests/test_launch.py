@@ -122,6 +122,36 @@ def test_a_tpu_slice_that_is_taken_away_is_asked_for_again(tools, tmp_path):
     assert kinds.count(["tpu-vm", "scp"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("given", "runtime"),
+    [
+        ({}, "tpu-ubuntu2204-base"),
+        ({"TYPE": "v5litepod-256"}, "v2-alpha-tpuv5-lite"),
+        ({"TYPE": "v5p-512"}, "v2-alpha-tpuv5"),
+        ({"TYPE": "v6e-8"}, "v2-alpha-tpuv6e"),
+        ({"TYPE": "v6e-8", "RUNTIME": "own"}, "own"),
+    ],
+)
+def test_each_type_of_slice_has_its_software(tools, given, runtime):
+    gcloud = """
+    case "$4" in
+      describe) echo "ERROR: NOT_FOUND" >&2; exit 1 ;;
+      *) echo "$@"; exit 3 ;;
+    esac"""
+    done = tools("tpu_pod.sh", "simclr", "/mnt/a", programs={"gcloud": gcloud}, ZONE="z", **given)
+    assert done.returncode == 3
+    assert f"--accelerator-type={given.get('TYPE', 'v4-32')} --runtime-version={runtime}" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["hosts.sh", "slurm.sh", "tpu_pod.sh"])
+def test_the_top_of_a_script_names_what_it_reads(name):
+    """Every variable of the environment, `${NAME:-...}`, apart from those that Slurm sets."""
+    top, body = (LAUNCH / name).read_text(encoding="utf-8").split("set -euo pipefail", 1)
+    read = {found for found in re.findall(r"\$\{([A-Z][A-Z_]+):?[-?]", body) if not found.startswith("SLURM_")}
+    assert read
+    assert read - set(re.findall(r"[A-Z_]+", top)) == set()
+
+
 def test_what_passes_is_waited_out(tools, tmp_path):
     """Without network for a moment, and not to be deleted at once: neither asked for anew nor asked without a pause."""
     gcloud = """

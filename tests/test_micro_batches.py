@@ -188,6 +188,11 @@ def test_accumulation_is_refused_where_it_is_another_loss():
     random_holes, central = (methods.autoencoder(tiny, hole=hole, hole_share=0.2) for hole in ("random", "central"))
     assert central.separable
     assert not random_holes.separable
+    alone, mixed, cut = (methods.supervised(tiny, classes=3, **how) for how in ({}, {"mixup": 0.2}, {"cutmix": 0.5}))
+    assert [method.separable for method in (alone, mixed, cut)] == [True, False, False]
+    teacher = {"teacher": tiny, "variables": {}, "head": {"kernel": np.ones((2, 3)), "bias": np.ones(3)}}
+    settings = ({"loss": "soft"}, {"loss": "soft", "mixup": True}, {"loss": "features"})
+    assert [methods.distillation(tiny, **teacher, **how).separable for how in settings] == [True, False, False]
 
 
 def test_micro_batches_of_unequal_size():

@@ -4,7 +4,9 @@ import functools
 import importlib.util
 import json
 import math
+import pathlib
 import re
+import types
 
 import jax
 import numpy as np
@@ -24,6 +26,7 @@ from ssl_jax import (
     plan_step,
     plan_table,
     precompiled,
+    target,
 )
 from ssl_jax import data as images
 from ssl_jax.sharding import put
@@ -109,6 +112,12 @@ def test_a_saved_step_of_something_else_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="save it again"):
         precompiled.load(path, plan_step.step_for(config, jax.devices()))
+    precompiled.sidecar(path).unlink()
+    with pytest.raises(UserError, match=r"are no saved step \(No such file"):
+        precompiled.load(path, plan_step.step_for(config, jax.devices()))
+    with pytest.raises(UserError, match=r"can't be saved to .*: No such file"):
+        precompiled.save(compiled, tmp_path / "gone" / "step.bin", record)
+    assert [x.name for x in tmp_path.iterdir()] == ["step.bin"]
 
 
 @pytest.mark.parametrize("form", ["dense", "ring"])
@@ -151,21 +160,85 @@ def test_advice_is_of_what_helps():
     config, topology = get_config("simclr", ""), hardware.parse("v5e:16x16")
     kinds = {"parameters": 2**27, "activations and temporaries": 10 * 15 * 2**30}
     config.batch_size = 32_768
-    memory = advice.fits(kinds, topology, None)
+    room = topology.chip.memory
+    memory = advice.fits(kinds, room)
     assert memory["fits"] is False
     said = advice.advice(config, topology, memory)
     assert said[0] == "--config.dtype=bfloat16 halves activations."
     assert said[1].startswith("--config.micro_batches=16 ")
     assert said[2].startswith("--config.remat=blocks ")
     assert said[3] == "16 times as many devices (4,096) hold it as it is."
-    assert advice.advice(config, topology, advice.fits({"parameters": 1}, topology, None)) == []
-    refused = advice.fits(kinds, topology, 40 * 2**30)  # the compiler's word goes before the estimate
+    assert advice.advice(config, topology, advice.fits({"parameters": 1}, room)) == []
+    refused = advice.fits(kinds, room, 40 * 2**30)  # the compiler's word goes before the estimate
     assert (refused["fits"], refused["total"]) == (False, 40 * 2**30)
     assert advice.advice(config, topology, refused)[1].startswith("--config.micro_batches=4 ")
-    alone = advice.fits({"parameters": 2**35, "activations and temporaries": 1}, topology, None)
+    alone = advice.fits({"parameters": 2**35, "activations and temporaries": 1}, room)
     assert advice.advice(config, topology, alone)[0].startswith("--config.sharding=fsdp splits the 32.0 GiB of state")
     config.sharding = "fsdp"
     assert "fsdp" not in advice.advice(config, topology, alone)[0]
+
+
+def gpu(name: str, limit: int | None) -> types.SimpleNamespace:
+    """A device as JAX describes one."""
+    stats = limit and {"bytes_limit": limit}
+    return types.SimpleNamespace(platform="gpu", device_kind=name, memory_stats=lambda: stats)
+
+
+def test_memory_of_a_gpu(monkeypatch):
+    """What JAX has of a card that is here, whatever its name; of others 0.75, or what the environment says."""
+    monkeypatch.delenv(hardware.SHARE, raising=False)
+    here, eight = hardware.parse("gpu:1"), hardware.parse("a100:8")
+    small, unknown = gpu("NVIDIA A100-SXM4-40GB", 31 * 10**9), gpu("NVIDIA L4", 17 * 10**9)
+    assert target.memory(here, small) == target.memory(eight, small) == (31 * 10**9, None)
+    assert target.memory(here, unknown) == (17 * 10**9, None)
+    assert target.memory(eight, unknown) == target.memory(eight, jax.devices()[0]) == (60e9, 0.75)
+    monkeypatch.setenv(hardware.SHARE, "0.95")
+    assert target.memory(eight, jax.devices()[0]) == (76e9, 0.95)
+    assert target.memory(here, gpu("NVIDIA L4", None)) == (None, None)
+    assert target.memory(hardware.parse("v5e:2x2"), jax.devices()[0]) == (15.75 * 2**30, None)
+
+
+def test_names_of_gpus_are_whole_words():
+    here = hardware.parse("gpu:1")
+    names = {
+        "NVIDIA A100-SXM4-40GB": "a100",
+        "NVIDIA H100 80GB HBM3": "h100",
+        "NVIDIA H200": "h200",
+        "Tesla V100-SXM2-16GB": "v100",
+        "NVIDIA GH200 480GB": "gpu",
+        "NVIDIA H100 PCIe": "gpu",  # slower than the SXM of the table
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb": "gpu",
+        "NVIDIA L4": "gpu",
+    }
+    assert {name: target.kind_of(gpu(name, None), here) for name in names} == names
+
+
+def test_a_gpus_plan_says_what_it_rests_on(monkeypatch, capsys):
+    """float32 at TF32's peak, three quarters of the card, and more of it as the first advice where that is enough."""
+    monkeypatch.delenv(hardware.SHARE, raising=False)
+    command = ["plan", "--config=simclr:test", "--topology=h100:8", "--nocompile"]
+    assert cli.main(command) == 0
+    text = capsys.readouterr().out
+    assert (
+        "Memory of each device of 55.88 GiB (0.75 of the card, as XLA_PYTHON_CLIENT_MEM_FRACTION says): it fits" in text
+    )
+    assert "products at the peak of TF32" in text
+    memory = advice.fits({"activations and temporaries": 70 * 10**9}, 60e9, share=0.75)
+    said = advice.advice(get_config("simclr", ""), hardware.parse("h100:8"), memory)
+    assert said[0] == "XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 in the environment gives JAX more of the card than 0.75."
+
+
+def test_the_step_of_32768_images_that_is_on_record_holds_no_matrix_of_logits():
+    """Of 65,536 rows, on 256 TPU v5e chips: no array of the largest has them; the matrix would be the first."""
+    path = pathlib.Path(__file__).parents[1] / "docs" / "benchmarks" / "plans.json"
+    record = json.loads(path.read_text(encoding="utf-8"))["simclr-32768-v5e-256"]
+    assert record["basis"] == "compiled"
+    assert record["memory"]["fits"]
+    assert record["config"]["batch_size"] == 32_768
+    arrays = [re.fullmatch(r"\w+\[([\d,]+)\]", text)[1].split(",") for text in record["largest_arrays"]]
+    assert len(arrays) == 3
+    assert not [shape for shape in arrays if "65536" in shape]
+    assert all(math.prod(map(int, shape)) < 65_536**2 for shape in arrays)
 
 
 def test_what_a_compiler_says_of_memory():
@@ -235,7 +308,10 @@ BAD = {
     "more CPU devices than there are": (["--topology=cpu:64"], "cpu:64 wants 64 devices, and 8 of these are here"),
     "GPUs": (["--topology=h100:8"], "--nocompile estimates"),
     "nothing to save": (["--topology=cpu:8", "--nocompile", "--save=x"], "--save writes the compiled step"),
+    "no place to save": (["--topology=cpu:8", "--save=/no/such/place/x"], "no directory /no/such/place that can be"),
+    "a directory to save": (["--topology=cpu:8", "--save=/"], "that is a directory; give --save another file"),
     "slices": (["--topology=cpu:8", "--slices=2"], "Slices are of TPUs"),
+    "no such slice": (["--topology=v5e:32x32", "--nocompile"], "use --slices for several"),
     "unknown data": (["--topology=cpu:8", "--config.data=digit"], "give --examples"),
 }
 

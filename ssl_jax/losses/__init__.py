@@ -4,7 +4,7 @@ from ssl_jax.losses.barlow_twins import barlow_twins, cross_correlation
 from ssl_jax.losses.classification import accuracy, cross_entropy
 from ssl_jax.losses.detection import focal, giou, pairwise_iou
 from ssl_jax.losses.distributions import kl_divergence, soft_cross_entropy
-from ssl_jax.losses.forms import WITHOUT_RING, check_form, is_tiled
+from ssl_jax.losses.forms import WITHOUT_RING, check_form, columns_of_a_tile, is_tiled
 from ssl_jax.losses.infonce import (
     infonce,
     infonce_among,
@@ -33,6 +33,7 @@ __all__ = [
     "at_least_float32",
     "barlow_twins",
     "check_form",
+    "columns_of_a_tile",
     "cosine",
     "cross_correlation",
     "cross_entropy",

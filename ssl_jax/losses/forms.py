@@ -4,11 +4,12 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 from ssl_jax.core import UserError
-from ssl_jax.losses.streaming import AXIS, AnyMesh
+from ssl_jax.losses.streaming import AXIS, TILE, AnyMesh
 
 FORMS = ("auto", "dense", "tiled", "ring")
 WITHOUT_RING = FORMS[:3]
 DENSE_LOGITS = 2**26  # 8,192 x 8,192, those of SimCLR's batch of 4,096: 256 MB in float32, beside activations little
+TILE_SCORES = 2**24  # of a tile: 64 MB in float32
 
 
 def ambient_mesh() -> AnyMesh | None:
@@ -35,6 +36,11 @@ def is_tiled(form: str, *, rows: int, columns: int) -> bool:
     """
     check_form(form, WITHOUT_RING)
     return form == "tiled" or (form == "auto" and rows * columns > DENSE_LOGITS)
+
+
+def columns_of_a_tile(rows: int, columns: int) -> int:
+    """How many columns of scores `[rows columns]` are made at a time: about `TILE_SCORES` of them, and 256 at least."""
+    return min(columns, max(TILE, TILE_SCORES // rows))
 
 
 def choose_form(form: str, *, rows: int, columns: int, mesh: Mesh | None = None) -> tuple[str, AnyMesh | None]:

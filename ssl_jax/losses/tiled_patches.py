@@ -28,12 +28,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ssl_jax.core import PyTree
-from ssl_jax.losses.forms import ambient_mesh
+from ssl_jax.losses.forms import TILE_SCORES, ambient_mesh
 from ssl_jax.losses.normalize import at_least_float32
 from ssl_jax.losses.prototypes import soft_targets
 from ssl_jax.losses.streaming import AXIS
-
-TILE_SCORES = 2**24  # of a tile: 64 MB in float32, 2,048 patches on 8,192 prototypes or 256 on 65,536
 
 Score = Callable[[PyTree, Array], Array]
 

@@ -155,7 +155,7 @@ def distillation(
         init=init,
         loss=compute,
         encode=encode,
-        separable=soft,  # features are standardised over the batch
+        separable=soft and not mixup,  # features are standardised, and images mixed, over the batch
         labels=labels_weight > 0,
     )
 

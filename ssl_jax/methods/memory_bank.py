@@ -44,7 +44,8 @@ def memory_bank(
       examples: number of images, one slot each; from a config it is the data's. `batch["id"]` says whose an example is.
       dim: size of slots and features.
       noise: slots drawn for every example, for noise-contrastive estimation; None takes the softmax over all slots,
-        which is exact, and cheaper too where there are some ten thousands of images.
+        which is exact, and cheaper too where there are some ten thousands of images; beyond 2^26 logits in a step
+        they are made in tiles.
       temperature: divides similarities, > 0.
       momentum: how much of a slot stays when its image is seen.
 
@@ -86,14 +87,8 @@ def memory_bank(
         memory = lax.stop_gradient(carry.memory)
         slots = memory["slots"].astype(feature.dtype)
         own = jnp.sum(feature * jnp.repeat(slots[ids], v, axis=0), axis=1)
-        mesh = losses.memory_mesh(examples)
-        if noise is None and mesh is not None:
-            value = jnp.mean(
-                losses.logsumexp_over_resident(feature / temperature, slots, mesh=mesh)[0] - own / temperature
-            )
-        elif noise is None:
-            logits = jnp.matmul(feature, slots.T, precision="highest") / temperature
-            value = jnp.mean(jax.nn.logsumexp(logits, axis=1) - own / temperature)
+        if noise is None:
+            value = jnp.mean(log_sum(feature, slots) - own / temperature)
         else:
             drawn = slots[jax.random.randint(noise_rng, (b * v, noise), 0, examples)]
             logits = jnp.einsum("bmd,bd->bm", drawn, feature, precision="highest") / temperature
@@ -107,6 +102,16 @@ def memory_bank(
         firsts = [x.reshape(b, v, -1)[:, 0] for x in (feature, pooled)]
         metrics = {"own_similarity": jnp.mean(own), "embedding": firsts[0], "features": firsts[1]}
         return value, (carry, metrics)
+
+    def log_sum(feature, slots):
+        """Of the exponentials of a feature's logits with all slots: of a device's own, in tiles, or at once."""
+        mesh, scaled = losses.memory_mesh(examples), feature / temperature
+        if mesh is not None:
+            return losses.logsumexp_over_resident(scaled, slots, mesh=mesh)[0]
+        if losses.is_tiled("auto", rows=len(feature), columns=examples):
+            tile = losses.columns_of_a_tile(len(feature), examples)
+            return losses.logsumexp_over_keys(scaled, slots, tile=tile)[0]
+        return jax.nn.logsumexp(jnp.matmul(feature, slots.T, precision="highest") / temperature, axis=1)
 
     def log_normalizer(known, logits, own):
         """What is known of log Z, or its estimate from this batch: the mean of exp(logit), times the images."""

@@ -45,7 +45,8 @@ def nnclr(
       hidden: width of the two hidden layers of the projector.
       predictor_hidden: width of the predictor's hidden layer.
       dim: size of projections and predictions.
-      queue_size: number of projections to find neighbours among (the support set); any number.
+      queue_size: number of projections to find neighbours among (the support set); any number. Beyond 2^26
+        similarities in a step the search goes through it in tiles.
       temperature: of InfoNCE, > 0.
       form: how InfoNCE goes through its logits: "dense", "tiled" or "ring"; "auto" chooses by their number, see
         `losses.infonce_with_accuracy`. All give the same value.

@@ -91,7 +91,7 @@ def supervised(
         init=init,
         loss=loss,
         encode=functional.encode_with(encoder),
-        separable=True,
+        separable=not (mixup or cutmix),  # images are mixed with neighbours in the batch
         labels=True,
         warn=stuck_at_chance(classes),
     )

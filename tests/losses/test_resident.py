@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssl_jax import losses
+from ssl_jax import UserError, losses
+from ssl_jax.losses import forms
 from ssl_jax.sharding import by_example, data_mesh
 
 
@@ -38,6 +39,25 @@ def test_nearest_is_the_first_of_equals(arrays):
     found = on_mesh(nearest, query, key, memory)
     np.testing.assert_array_equal(found, losses.nearest(query, memory))
     np.testing.assert_array_equal(found[0], memory[3])
+
+
+def test_nearest_in_tiles_finds_the_same(monkeypatch):
+    """On one device and on eight, of 2,400 entries in tiles of 256 and of 300 in two that overlap."""
+    monkeypatch.setattr(forms, "TILE_SCORES", 1)
+    draw = np.random.default_rng(1).normal
+    query, memory = (jnp.asarray(draw(size=(n, 8)), jnp.float32) for n in (16, 2400))
+    memory = memory.at[jnp.asarray([290, 700, 2399])].set(3 * memory[200])
+    query = query.at[0].set(memory[700])
+    dense, tiled = (
+        lambda query, key, memory, f=form: losses.nearest(query, memory, form=f) for form in ("dense", "tiled")
+    )
+    expected = memory[np.argmax(np.asarray(query) @ np.asarray(memory).T, axis=1)]
+    for found in (dense(query, query, memory), tiled(query, query, memory), on_mesh(tiled, query, query, memory)):
+        np.testing.assert_array_equal(found, expected)
+    whole = ["16,2400" in str(jax.make_jaxpr(f)(query, query, memory)) for f in (dense, tiled)]
+    assert whole == [True, False]
+    with pytest.raises(UserError, match="`form` is one of auto, dense, tiled, not 'ring'"):
+        losses.nearest(query, memory, form="ring")
 
 
 def test_memory_that_devices_do_not_divide_is_taken_as_whole():

@@ -9,8 +9,9 @@ from ssl_jax import experiment, methods
 from ssl_jax.configs import memory_bank as config
 from ssl_jax.core import UserError
 from ssl_jax.data import from_arrays
+from ssl_jax.losses import forms
 
-EXAMPLES = 30
+EXAMPLES, KEY = 30, jax.random.key(1)
 
 
 def build(**arguments):
@@ -48,6 +49,20 @@ def test_softmax_over_all_slots(views):
     assert sorted(after.memory) == ["slots"]
     slots[ids] = networks.unit(0.5 * slots[ids] + 0.5 * features.mean(axis=1))
     assert_close(after.memory["slots"], slots, 1e-5)
+
+
+def test_the_softmax_in_tiles_is_the_same(monkeypatch):
+    """Value and gradient over 600 slots, in tiles of 256."""
+    method, batch = build(noise=None, examples=600), some(1)
+    params, carry = networks.start(method, views=1)
+    both = lambda: jax.jit(jax.value_and_grad(lambda p: method.loss(p, carry, batch, KEY, networks.ZERO)[0]))  # noqa: E731
+    assert "f32[6,600]" in both().lower(params).as_text("hlo")
+    expected = both()(params)
+    monkeypatch.setattr(forms, "DENSE_LOGITS", 6 * 600 - 1)
+    monkeypatch.setattr(forms, "TILE_SCORES", 1)
+    assert "f32[6,600]" not in both().lower(params).as_text("hlo")
+    for one, other in zip(*map(jax.tree.leaves, (both()(params), expected)), strict=True):
+        assert_close(one, other, 1e-5)
 
 
 def test_noise_contrastive_loss_and_its_constant():
