@@ -92,6 +92,13 @@ def test_protocol(workdir, name):
         ("svm", {"shots": (1, 10_000)}, "`shots` asks for 10000"),
         ("svm", {"data": "digits"}, "has no boxes"),
         ("quality", {"pairs": 0}, "`pairs` must be above 0"),
+        ("linear", {"preset": "moco", "trials": 2}, "'moco' of linear is for all labels"),
+        ("finetune", {"trials": 0}, "`trials` must be above 0"),
+        ("detection", {"trials": 0}, "`trials` must be above 0"),
+        ("linear", {"epochs": "abc"}, "epochs of linear is a whole number, not 'abc'"),
+        ("linear", {"preset": 3}, "preset of linear is a text, not 3"),
+        ("finetune", {"ema": True}, "ema of finetune is a number, not True"),
+        ("svm", {"costs": ("low",)}, "costs of svm is one or more, each a number, not"),
     ],
 )
 def test_bad_options(workdir, name, options, said):
