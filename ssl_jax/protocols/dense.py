@@ -12,7 +12,7 @@ from ssl_jax import augment, evaluation
 from ssl_jax import data as sources
 from ssl_jax.checks import check_positive
 from ssl_jax.evaluation.trials import trial_seed
-from ssl_jax.protocols.frame import Row, Subject, Task, network_of, row, start_of
+from ssl_jax.protocols.frame import Row, Subject, Task, load_for, network_of, row, start_of
 
 Stats = tuple[float, ...] | None
 SCORES = ("AP", "AP50", "AP75", "VOC07")
@@ -94,8 +94,8 @@ def segmentation(
 
 def boxed_sets(task: Task, options: Mapping[str, Any]) -> list[sources.Source]:
     """Training and test images of the options `data`, `train_split`, `test_split` and `image_size`."""
-    load = functools.partial(sources.load, image_size=options["image_size"], channels=task.channels)
-    return [load(options["data"], options[split]) for split in ("train_split", "test_split")]
+    name, size = options["data"], options["image_size"]
+    return [load_for(task, name, options[split], image_size=size) for split in ("train_split", "test_split")]
 
 
 def _prepare(image: jax.Array, *, mean: Stats = None, std: Stats = None) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import types
 import typing
@@ -140,6 +141,14 @@ def _in_words(kind: Any) -> str:
     if typing.get_origin(kind) is Sequence:
         return f"one or more, each {_in_words(typing.get_args(kind)[0])}"
     return {int: "a whole number", float: "a number", str: "a text"}.get(kind, str(kind))
+
+
+@functools.lru_cache(maxsize=2)  # training and test images, the same for all that is evaluated on a task
+def load_for(
+    task: Task, name: str, split: str, *, image_size: int | None = None, data_dir: str | None = None
+) -> data.Source:
+    """Images of other data than the task's, with as many channels; `image_size` None leaves them theirs."""
+    return data.load(name, split, image_size=image_size, channels=task.channels, data_dir=data_dir)
 
 
 def network_of(subject: Subject) -> Network:

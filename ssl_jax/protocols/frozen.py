@@ -9,7 +9,7 @@ from ssl_jax import data as sources
 from ssl_jax import evaluation
 from ssl_jax.core import UserError
 from ssl_jax.evaluation.linear import RATES, WIDE_PENALTIES, WIDE_RATES
-from ssl_jax.protocols.frame import Row, Subject, Task, possible, row
+from ssl_jax.protocols.frame import Row, Subject, Task, load_for, possible, row
 from ssl_jax.protocols.pairs import two_views
 
 LABELS = (1, 10, 100)
@@ -130,7 +130,7 @@ def boxed_sets(task: Task, options: Mapping[str, Any]) -> list[sources.Source]:
     """Training and test images of the SVM's option `data`; none if it is the task's."""
     data, size = options["data"], max(task.size, BOXED_SIDE)
     splits = () if data is None else (options["train_split"], options["test_split"])
-    return [sources.load(data, split, image_size=size, channels=task.channels) for split in splits]
+    return [load_for(task, data, split, image_size=size) for split in splits]
 
 
 def fewshot(

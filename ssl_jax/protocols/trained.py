@@ -1,6 +1,7 @@
 """Protocols that train the network further with labels; the untrained one is trained from scratch on the same."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from ssl_jax.core import UserError
 from ssl_jax.evaluation.trials import trial_seed
 from ssl_jax.evaluation.tuning import FINE_TUNING, FineTuning
 from ssl_jax.nets import functional
-from ssl_jax.protocols.frame import Row, Subject, Task, network_of, possible, row, start_of
+from ssl_jax.protocols.frame import Row, Subject, Task, load_for, network_of, possible, row, start_of
 from ssl_jax.protocols.frozen import plural
 
 LABELS = (1, 3, 10, 30, 100, 300)
@@ -196,8 +197,8 @@ def transfer(
 
 def transfer_sets(task: Task, options: Mapping[str, Any]) -> list[sources.Source]:
     """Training and test images of each of the option `data`, one after the other."""
-    how: dict[str, Any] = {"image_size": task.size, "channels": task.channels, "data_dir": options["data_dir"]}
-    return [sources.load(name, split, **how) for name in options["data"] for split in ("train", "test")]
+    load = functools.partial(load_for, task, image_size=task.size, data_dir=options["data_dir"])
+    return [load(name, split) for name in options["data"] for split in ("train", "test")]
 
 
 def _semi(
