@@ -5,10 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
 from ssl_jax import cli, protocols, results
+from ssl_jax.configs import simclr
 from ssl_jax.core import UserError
 from ssl_jax.evaluate import check_apart, evaluate
 from ssl_jax.experiment import Experiment
@@ -144,7 +144,8 @@ def test_the_table_is_of_the_options_asked_for(workdir):
 
 
 def test_images_to_test_on_are_none_to_train_on(workdir):
-    config = ConfigDict({"data": "digits", "train_split": "train[:100]", "test_split": "train[100:]"})
+    config = simclr.get_config("test")
+    config.update(train_split="train[:100]", test_split="train[100:]")
     check_apart(config)
     for train, test in (("train+test", "test"), ("train[:100]", "train[99:]"), ("train", "train[:5]")):
         config.update(train_split=train, test_split=test)

@@ -1,5 +1,6 @@
 """Fine-tuning: an encoder and a linear classifier on it trained with labels, from given parameters or from scratch."""
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -23,7 +24,8 @@ from ssl_jax.evaluation.tuning import FineTuning, optimizer
 from ssl_jax.methods.supervised import classify_with
 from ssl_jax.sharding import by_example, data_mesh, put
 from ssl_jax.train_step import Step, Views, make_train_step
-from ssl_jax.training import fit, initial_state
+from ssl_jax.training import initial_state
+from ssl_jax.training import train as train_loop
 
 DEFAULT = FineTuning()
 PROBED = 20_000  # images, evenly spaced, that a classifier is fitted to before it is trained further
@@ -85,7 +87,7 @@ def fine_tune(
 
     Raises:
       UserError: no labels, other classes in the test images, parameters that do not fit the encoder, or impossible
-        numbers in the recipe; or what the network computes is not finite at the end.
+        numbers in the recipe; or what the network computes is not finite.
     """
     mesh = mesh or data_mesh()
     classes = count_classes(train, test)
@@ -105,7 +107,7 @@ def fine_tune(
         start = with_part(start, "classifier", {"dense0": _probe(features, labels_of(train)[rows], classes)})
     elif recipe.head == "zero":
         start = with_part(start, "classifier", jax.tree.map(np.zeros_like, start.params["classifier"]))
-    end = fit(
+    run = train_loop(
         method,
         source,
         tx=tx,
@@ -117,6 +119,12 @@ def fine_tune(
         state=start,
         step=step,
     )
+    end, metrics, _ = collections.deque(run, maxlen=1).pop()
+    if metrics["skipped"]:
+        raise UserError(
+            "The last step of the fine-tuning was not applied, for its loss or gradient is not finite: the network's "
+            "weights are broken, or training diverged; evaluate an earlier checkpoint, or lower the learning rates."
+        )
 
     def accuracy(params: PyTree, model_state: PyTree) -> float:
         found = classify(encoder, params, model_state, test, prepare=prepare, mesh=mesh)
