@@ -64,6 +64,8 @@ class Method:
         compares, and `"features"` `[b d]`, the encoder's pooled output for the first view of each example.
       encode: `(params, carry, image [b h w c]) -> (pooled [b d], maps)`, with running statistics; `maps` is a dict of
         named feature maps. What k-NN, linear probes, exports and users see.
+      module: the linen module that `encode` is, of the encoder's own variables, where that is not the encoder on the
+        image itself: what is trained further, for example by fine-tuning. None elsewhere.
       update: `(params, carry, step) -> carry`, called after the optimizer: for example teacher <- EMA(params).
       refresh: work between rounds, `(rng, params, carry, batches) -> (params, carry)`, or None. `batches` is an endless
         iterator of batches as `loss` sees them. The optimizer starts anew afterwards. Not traced: it may loop.
@@ -83,6 +85,7 @@ class Method:
     init: Callable[..., tuple[PyTree, Carry]]
     loss: Callable[..., tuple[Array, tuple[Carry, Metrics]]]
     encode: Callable[..., tuple[Array, dict[str, Array]]]
+    module: Any = None
     update: Callable[[PyTree, Carry, Array], Carry] = lambda params, carry, step: carry
     refresh: Callable[..., tuple[PyTree, Carry]] | None = None
     separable: bool = False

@@ -1,6 +1,7 @@
 """Evaluation of a run in a workdir by any protocols, beside raw pixels and the untrained encoder."""
 
 import functools
+import itertools
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,10 @@ from ml_collections import ConfigDict
 
 from ssl_jax import augment, data, own_encoder, shortage, workdir
 from ssl_jax.core import TrainState, UserError
+from ssl_jax.data import splits
 from ssl_jax.evaluation import layer_names, teacher_of
 from ssl_jax.evaluation.features import POOLED
+from ssl_jax.evaluation.pretrained import check_same
 from ssl_jax.experiment import (
     Experiment,
     build,
@@ -23,6 +26,7 @@ from ssl_jax.experiment import (
     lookup,
     normalization,
 )
+from ssl_jax.nets import functional
 from ssl_jax.protocols import PROTOCOLS, Network, Subject, Task
 from ssl_jax.results import Record
 from ssl_jax.training import initial_state
@@ -107,15 +111,26 @@ def subject_of(
 
 
 def network_of(experiment: Experiment, state: TrainState, encoder: str = "student") -> Network:
-    """The encoder alone, without the heads that its method trains it with."""
+    """The encoder alone, without the heads that its method trains it with.
+
+    What it gives for an image is what `Method.encode` gives, since it is the method's own module where that is not the
+    config's encoder on the image.
+
+    Raises:
+      UserError: the method keeps no teacher, or one of another architecture.
+    """
     if encoder not in ("student", "teacher"):
         raise UserError(f"The encoder to use is 'student' or 'teacher', not {encoder!r}.")
     params, carry = state.params, state.carry
     if encoder == "teacher":
         params, carry = teacher_of(params, carry)
-    return Network(
-        encoder=build_encoder(experiment.config), params=params["encoder"], state=carry.model_state["encoder"]
-    )
+    module = experiment.method.module or build_encoder(experiment.config)
+    image = jax.eval_shape(experiment.prepare, jax.ShapeDtypeStruct((1, *image_shape(experiment.source)), np.uint8))
+    expected, statistics = jax.eval_shape(lambda x: functional.init(module, jax.random.key(0), x), image)
+    own = {name: x for name, x in params["encoder"].items() if name in expected}  # less what only the loss reads
+    check_same(own, expected, "parameters")
+    check_same(carry.model_state["encoder"], statistics, "batch statistics")
+    return Network(encoder=module, params=own, state=carry.model_state["encoder"])
 
 
 def raw_subject() -> Subject:
@@ -128,6 +143,24 @@ def raw_subject() -> Subject:
         return kept[source.fingerprint]
 
     return Subject(name="raw pixels", features=features)
+
+
+def check_apart(config: ConfigDict) -> None:
+    """Raise a `UserError` if the splits to train on and to test on share images: a figure would be no test."""
+    for one, other in itertools.product(*map(splits.parse, (config.train_split, config.test_split))):
+        sliced = [part.start or part.stop for part in (one, other)]
+        if one.name != other.name or ((one.ids or other.ids) and one != other):
+            continue  # what is listed in a file is taken at its word
+        if all(sliced):
+            n = len(load_data(config, one.name))
+            (a, b), (c, d) = (splits.span(n, part.start, part.stop, part.name) for part in (one, other))
+            if max(a, c) >= min(b, d):
+                continue
+        raise UserError(
+            f"The run was trained on {config.train_split} of {config.data}, which has images of {config.test_split}, "
+            "the split to test on, so that its figures would be no test; choose others by --config.train_split and "
+            "--config.test_split when you pretrain."
+        )
 
 
 def task_of(experiment: Experiment, *, seed: int) -> Task:
@@ -171,15 +204,15 @@ def evaluate(
       announce: where messages go.
 
     Returns:
-      The record: `step`, `encoder`, `layers`, `seed` and `protocols` of this call, `data`, the run's `config`, and
-      `results`, a list of `{"features", "protocol", "metric", "value", "std", "trials", "labels", "setting", "of"}`
-      with the rows "this run", "random encoder" (the same network as initialised) and "raw pixels" for each protocol;
-      `labels` is how many labelled images it took, `of` says what the row is of. Results of other calls on the same
-      data stay in it.
+      The record: `step`, `encoder`, `layers`, `seed`, `protocols` and `options` of this call, `data`, the run's
+      `config`, and `results`, a list of `{"features", "protocol", "metric", "value", "std", "trials", "labels",
+      "setting", "of"}` with the rows "this run", "random encoder" (the same network as initialised) and "raw pixels"
+      for each protocol; `labels` is how many labelled images it took, `of` says what the row is of. Results of other
+      calls on the same data stay in it.
 
     Raises:
-      UserError: no such run, step, encoder, layer, protocol or option, no labels for a protocol that needs them, or too
-        little memory on the accelerator.
+      UserError: no such run, step, encoder, layer, protocol or option, no labels for a protocol that needs them, test
+        images among those trained on, or too little memory on the accelerator.
     """
     if not protocols:
         raise UserError(f"No protocol is named; there is {', '.join(PROTOCOLS)}.")
@@ -194,6 +227,13 @@ def evaluate(
             f"{experiment.config.data} has no labels, without which there is no {' and no '.join(unlabelled)}; "
             "for folders one sub-directory per class gives labels, and the protocol quality needs none."
         )
+    if any(protocol.labels and not given[name].get("data") for name, protocol in chosen.items()):
+        check_apart(experiment.config)
+    sets = {
+        name: [source.fingerprint for source in protocol.sets(task, protocol.options | given[name])]
+        for name, protocol in chosen.items()
+        if protocol.sets
+    }
     if "all" in layers:
         layers = layer_names(experiment.method, trained, task.train, prepare=experiment.prepare)
     record = Record(
@@ -203,7 +243,7 @@ def evaluate(
         step=int(trained.step),
         encoder=encoder,
         layers=layers,
-        protocols=protocols,
+        options=given,
         seed=seed,
     )
     for layer in layers:
@@ -218,7 +258,8 @@ def evaluate(
             for protocol, what in chosen.items():
                 if what.network and name == "raw pixels":
                     continue
-                key = record.key(name, protocol, given[protocol], None if what.network else layer or POOLED)
+                of = None if what.network else layer or POOLED
+                key = record.key(name, protocol, layer=of, sets=sets.get(protocol))
                 if not record.has(key):
                     subject = subject or make()
                     with shortage.told_of(protocol, what.options | given[protocol]):

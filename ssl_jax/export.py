@@ -13,7 +13,7 @@ from absl import flags
 from ssl_jax import interop
 from ssl_jax.core import PyTree, UserError
 from ssl_jax.evaluate import load_run, network_of
-from ssl_jax.experiment import normalization
+from ssl_jax.experiment import build_encoder, normalization
 from ssl_jax.interop.files import check_kind
 from ssl_jax.interop.huggingface import WEIGHTS
 from ssl_jax.warm_start import channels
@@ -70,21 +70,22 @@ def export(
     count = min(IMAGES, len(experiment.source))
     image = experiment.prepare(experiment.source[np.arange(count)]["image"])
     shape = (*image.shape[1:3], channels(network.params, image.shape[3]))
-    variables = network.encoder, network.params, network.state
+    encoder_alone = build_encoder(experiment.config)  # also where the method puts something before it
+    variables = encoder_alone, network.params, network.state
     if layout == "huggingface":
         title = interop.save_huggingface(out, *variables, shape)
     else:
         title = interop.save_encoder(weights, *variables, own=own, image_shape=shape)
-    params, model_state = interop.load_encoder(weights, network.encoder, shape)
+    params, model_state = interop.load_encoder(weights, encoder_alone, shape)
 
     @jax.jit
     def features(params: PyTree, model_state: PyTree) -> jax.Array:
         """As everything else that looks at the run sees them."""
         carry = state.carry.replace(model_state={**state.carry.model_state, "encoder": model_state})
-        return experiment.method.encode({**state.params, "encoder": params}, carry, image)[0]
+        of_encoder = {**state.params["encoder"], **params}  # with what only the method's loss reads
+        return experiment.method.encode({**state.params, "encoder": of_encoder}, carry, image)[0]
 
-    unread = {name: x for name, x in network.params.items() if name not in params}  # only the method's, not encode's
-    if not np.array_equal(features(params | unread, model_state), features(network.params, network.state)):
+    if not np.array_equal(features(params, model_state), features(network.params, network.state)):
         raise UserError(f"{out} does not give the features of the run when it is read again; don't use it.")
     return Exported(
         layout=title,

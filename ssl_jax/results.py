@@ -25,14 +25,18 @@ class Record:
         step: int,
         encoder: str,
         layers: Sequence[str | None],
-        protocols: Sequence[str],
+        options: Mapping[str, Mapping[str, Any]],
         seed: int,
     ):
-        """Open the record of a directory, for a call with these arguments; `config` is what the run was trained by."""
+        """Open the record of a directory, for a call with these arguments.
+
+        `options` are those given to each protocol that is asked for; `config` is what the run was trained by.
+        """
         self.path = directory / "evaluation.json"
         self.of = {"step": step, "encoder": encoder, "seed": seed}
         names = [layer or POOLED for layer in layers]
-        self.head: dict[str, Any] = {**self.of, "layers": names, "protocols": list(protocols)}
+        self.head: dict[str, Any] = {**self.of, "layers": names, "protocols": list(options)}
+        self.head["options"] = plain(options)
         self.head["version"] = importlib.metadata.version("ssl_jax")
         self.head["data"] = {
             "train": repr(task.train),
@@ -42,13 +46,17 @@ class Record:
         self.head["config"] = plain(config)
         self.results = self._there()
 
-    def key(self, features: str, protocol: str, options: Mapping[str, Any], layer: str | None) -> dict[str, Any]:
+    def key(
+        self, features: str, protocol: str, *, layer: str | None, sets: Sequence[str] | None = None
+    ) -> dict[str, Any]:
         """What tells rows apart; raw pixels are the same whatever the step, network or layer.
 
-        `layer` is None for what is of the network as a whole.
+        `layer` is None for what is of the network as a whole; `sets` are fingerprints of data that options name.
         """
         own = {} if features == "raw pixels" else self.of | ({} if layer is None else {"layer": layer})
-        return {"features": features, "protocol": protocol, "seed": self.of["seed"], "options": plain(options), **own}
+        own |= {"sets": list(sets)} if sets else {}
+        options = self.head["options"][protocol]
+        return {"features": features, "protocol": protocol, "seed": self.of["seed"], "options": options, **own}
 
     def has(self, key: Mapping[str, Any]) -> bool:
         """Whether rows with this key are there."""
@@ -61,7 +69,7 @@ class Record:
         return before["results"] if same else []
 
     def add(self, key: Mapping[str, Any], rows: Sequence[Row]) -> None:
-        """Add rows, in the place of those that say the same, and write the file."""
+        """Add all rows of a key, in the place of those that are of the same, and write the file."""
         added = [
             {"features": key["features"], **row, "setting": plain(row["setting"]), "of": dict(key)} for row in rows
         ]
@@ -77,14 +85,19 @@ class Record:
 
 
 def _replace(results: Sequence[Row], newer: Sequence[Row]) -> list[Row]:
-    """Results with newer ones in the place of those that say the same."""
+    """Results with newer ones in the place of those that are of the same."""
     same = {_identity(result) for result in newer}
     return [*(result for result in results if _identity(result) not in same), *newer]
 
 
 def _identity(result: Row) -> str:
-    """What a row is of, but for options that don't show in its setting."""
-    of = {name: value for name, value in result["of"].items() if name != "options"}
+    """What a row is of; named data that has changed since takes the place of what it was."""
+    return json.dumps({name: value for name, value in result["of"].items() if name != "sets"}, sort_keys=True)
+
+
+def _said(result: Row) -> str:
+    """What a row tells of itself: its name, setting and all that it is of, but for options that don't show in these."""
+    of = {name: value for name, value in result["of"].items() if name not in ("options", "sets")}
     return json.dumps([result["protocol"], result["metric"], result["setting"], of], sort_keys=True)
 
 
@@ -103,18 +116,30 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
 
 
 def current(record: Mapping[str, Any]) -> list[Row]:
-    """The rows of the step, network and seed that were evaluated last."""
+    """The rows of the step, network and seed that were evaluated last.
+
+    Of those that tell the same of themselves, though their options differed, the one that the latest call asked for,
+    or else the newest.
+    """
     same = {name: record[name] for name in ("step", "encoder", "seed")}
-    return [result for result in record["results"] if all(result["of"].get(n, v) == v for n, v in same.items())]
+    rows = [result for result in record["results"] if all(result["of"].get(n, v) == v for n, v in same.items())]
+    shown = {_said(result): result for result in (*rows, *_asked(record, rows))}
+    return [result for result in rows if shown[_said(result)] is result]
 
 
 def asked(record: Mapping[str, Any]) -> list[Row]:
-    """Of the current rows those that the latest call asked for: of its protocols and layers."""
-    layers = [None, *record["layers"]]
+    """Of the current rows those that the latest call asked for: of its protocols with their options, and layers."""
+    return _asked(record, current(record))
+
+
+def _asked(record: Mapping[str, Any], rows: Sequence[Row]) -> list[Row]:
+    layers, options = [None, *record["layers"]], record.get("options")  # none in files of early versions
     return [
         result
-        for result in current(record)
-        if result["of"]["protocol"] in record["protocols"] and result["of"].get("layer") in layers
+        for result in rows
+        if (of := result["of"])["protocol"] in record["protocols"]
+        and of.get("layer") in layers
+        and (options is None or of["options"] == options[of["protocol"]])
     ]
 
 

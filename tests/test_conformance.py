@@ -16,7 +16,9 @@ import recipes
 from ssl_jax import init_state, train
 from ssl_jax.catalogue import FAMILIES, card
 from ssl_jax.checkpoint import Checkpoints
+from ssl_jax.evaluate import network_of
 from ssl_jax.experiment import build
+from ssl_jax.nets import functional
 from ssl_jax.pretrain import Watch, pretrain, restore
 
 
@@ -113,6 +115,25 @@ def test_encode_gives_rows_and_named_maps(name):
     assert pooled.dtype == jnp.float32
     assert maps
     assert all(isinstance(key, str) and len(value) == 5 for key, value in maps.items())
+
+
+def test_the_encoder_alone_gives_what_encode_gives(name):
+    """What protocols train further, and exports write; of what stands before an encoder also the values."""
+    parts, state = recipes.experiment(name), recipes.initial(name)
+    network = network_of(parts, state)
+    image = recipes.batches(name)[0]["image"][:2]
+
+    def both(variables, carry, image):
+        alone = functional.encode(network.encoder, *variables, parts.prepare(image), train=False)[:2]
+        return parts.method.encode(state.params, carry, parts.prepare(image)), alone
+
+    arguments = ((network.params, network.state), state.carry, image)
+    (pooled, maps), (alone, others) = jax.eval_shape(both, *arguments)
+    assert alone == pooled
+    assert others.items() <= maps.items()
+    if parts.method.module is not None:
+        (pooled, maps), (alone, others) = jax.jit(both)(*arguments)
+        np.testing.assert_array_equal(alone, pooled)
 
 
 def test_views_depend_on_the_example_and_not_on_its_place(name):

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from ssl_jax import cli, protocols, results
+from ssl_jax.configs import simclr
 from ssl_jax.core import UserError
-from ssl_jax.evaluate import evaluate
+from ssl_jax.evaluate import check_apart, evaluate
 from ssl_jax.experiment import Experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections, on reading a config
@@ -67,10 +68,10 @@ def test_an_interrupted_evaluation_keeps_what_it_has(workdir, monkeypatch):
 def test_the_same_again_takes_the_place_of_what_was_there(workdir):
     evaluate(workdir, protocols=["knn"], options={"knn": {"ks": (5,)}})
     record = evaluate(workdir, protocols=["knn"], options={"knn": {"ks": (5, 20)}})
-    assert names(record).count(("this run", "k-NN, k = 5")) == 1
-    assert names(record).count(("this run", "k-NN, k = 20")) == 1
+    assert [row["protocol"] for row in results.asked(record)] == ["k-NN, k = 5", "k-NN, k = 20"] * 3
+    assert [row["protocol"] for row in results.current(record)] == ["k-NN, k = 5", "k-NN, k = 20"] * 3
     other = evaluate(workdir, protocols=["knn"], options={"knn": {"ks": (5,)}}, seed=1)
-    assert names(other).count(("this run", "k-NN, k = 5")) == 2
+    assert [row["of"]["seed"] for row in results.asked(other)] == [1] * 3
 
 
 def test_results_of_another_version_are_left_behind(workdir, monkeypatch):
@@ -132,6 +133,29 @@ def test_the_table_shows_what_was_asked_for(workdir):
     record = evaluate(workdir, protocols=["linear"], options=CHEAP)
     assert "k-NN" not in results.table(record)
     assert results.table(record).count("linear") == 2
+
+
+def test_the_table_is_of_the_options_asked_for(workdir):
+    """Also where what was asked for is there already, and something else was evaluated since."""
+    plain = results.table(evaluate(workdir, protocols=["knn"]))
+    other = results.table(evaluate(workdir, protocols=["knn"], options={"knn": {"temperature": 5.0, "ks": (100,)}}))
+    assert plain.splitlines()[1:] != other.splitlines()[1:]
+    assert results.table(evaluate(workdir, protocols=["knn"])) == plain
+
+
+def test_images_to_test_on_are_none_to_train_on(workdir):
+    config = simclr.get_config("test")
+    config.update(train_split="train[:100]", test_split="train[100:]")
+    check_apart(config)
+    for train, test in (("train+test", "test"), ("train[:100]", "train[99:]"), ("train", "train[:5]")):
+        config.update(train_split=train, test_split=test)
+        with pytest.raises(UserError, match="which has images of"):
+            check_apart(config)
+    record = json.loads((workdir / "run.json").read_text())
+    record["config"]["test_split"] = "train"
+    (workdir / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"was trained on train of digits, which has images of train"):
+        evaluate(workdir, protocols=["knn"])
 
 
 def test_options_of_the_command_line(workdir, capsys):

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -39,6 +40,14 @@ def test_an_unknown_method_is_named():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "invalid choice: 'simclear' (choose from" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("method", ["colorization", "cpc", "distillation", "supervised"])
+def test_methods_that_do_not_fit_the_example_are_not_offered(method, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["auxiliary_loss.py", f"--method={method}"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(EXAMPLES / "auxiliary_loss.py"), run_name="__main__")
+    assert f"invalid choice: '{method}' (choose from" in capsys.readouterr().err
 
 
 def test_the_method_in_one_file_of_the_documentation_learns(capsys, monkeypatch):

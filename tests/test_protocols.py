@@ -1,5 +1,6 @@
 """Every protocol through the command line's door, on a run of two steps: rows for each kind of features."""
 
+import dataclasses
 import functools
 import math
 
@@ -11,6 +12,8 @@ from PIL import Image
 from ssl_jax import augment, cli, data, evaluation, protocols, results
 from ssl_jax.core import UserError
 from ssl_jax.evaluate import evaluate
+from ssl_jax.evaluation.trials import trial_seed
+from ssl_jax.nets import ConvNet
 from ssl_jax.protocols.frame import Subject, Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections, on reading a config
@@ -65,6 +68,7 @@ def test_protocol(workdir, name):
         assert math.isfinite(row["value"])
         assert not row["share"] or 0 <= row["value"] <= 1
         assert (row["labels"] is None) == (name == "quality")
+        assert len(row["of"].get("sets", ())) == 2 * (name in ("transfer", "detection", "segmentation"))
     table = results.table(record).splitlines()
     assert len(table) == count + 1
     assert all(kind in table[0] for kind in kinds)
@@ -92,6 +96,13 @@ def test_protocol(workdir, name):
         ("svm", {"shots": (1, 10_000)}, "`shots` asks for 10000"),
         ("svm", {"data": "digits"}, "has no boxes"),
         ("quality", {"pairs": 0}, "`pairs` must be above 0"),
+        ("linear", {"preset": "moco", "trials": 2}, "'moco' of linear is for all labels"),
+        ("finetune", {"trials": 0}, "`trials` must be above 0"),
+        ("detection", {"trials": 0}, "`trials` must be above 0"),
+        ("linear", {"epochs": "abc"}, "epochs of linear is a whole number, not 'abc'"),
+        ("linear", {"preset": 3}, "preset of linear is a text, not 3"),
+        ("finetune", {"ema": True}, "ema of finetune is a number, not True"),
+        ("svm", {"costs": ("low",)}, "costs of svm is one or more, each a number, not"),
     ],
 )
 def test_bad_options(workdir, name, options, said):
@@ -122,6 +133,49 @@ def test_classes_without_an_image():
     assert [row["protocol"] for row in protocols.frozen.svm(subject, task, costs=(0.1,))] == ["SVM"]
     [row] = protocols.frozen.fewshot(subject, task, shots=(1,), queries=2, episodes=5)
     assert row["protocol"] == "2-way 1-shot"
+
+
+@pytest.fixture
+def untrained():
+    """A network as it was initialised, and a task for it."""
+    source = data.from_arrays(np.zeros((8, 8, 8, 1), np.uint8), np.arange(8) % 2)
+    task = Task(train=source, test=source, seed=3, prepare=evaluation.to_float, normalize={}, size=8, channels=1)
+    network = protocols.Network(encoder=ConvNet(widths=(4,)), params={"a": 1}, state={})
+    return Subject(name="random encoder", features=len, network=lambda: network, untrained=True), task
+
+
+def test_what_an_untrained_network_is_trained_by(untrained, monkeypatch):
+    """From random weights, at the optimizer's rate or the one given, each trial with a seed of its own."""
+    seen = []
+
+    def fine_tune(encoder, params, state, train, test, *, recipe, seed, **kwargs):
+        seen.append((params, recipe.head_rate, seed))
+        return evaluation.FineTuned(accuracy=0.5, ema_accuracy=None, steps=1, params={}, model_state={}, average=None)
+
+    monkeypatch.setattr(evaluation, "fine_tune", fine_tune)
+    for options in ({}, {"preset": "obow_1percent"}, {"scratch_rate": 0.5}):
+        protocols.trained.finetune(*untrained, trials=2, **options)
+    seeds = [trial_seed(3, 0), trial_seed(3, 1)]
+    assert seen == [(None, rate, seed) for rate in (3e-3, 0.1, 0.5) for seed in seeds]
+
+    def transfer(encoder, params, state, sets, *, scratch, **kwargs):
+        seen.append((params, scratch and scratch.head_rate))
+        return [{"finetune": {"accuracy": 0.5}} for _ in sets]
+
+    monkeypatch.setattr(evaluation, "transfer", transfer)
+    subject, task = untrained
+    for each in (subject, dataclasses.replace(subject, untrained=False)):
+        protocols.trained.transfer(each, task, protocols=("finetune",))
+    assert seen[6:] == [({"a": 1}, 3e-3), ({"a": 1}, None)]
+
+
+def test_a_presets_epochs_are_its_own(untrained, monkeypatch):
+    seen = []
+    probe = lambda *args, epochs, preset, **kwargs: seen.append((preset, epochs)) or {"accuracy": 0.5}  # noqa: E731
+    monkeypatch.setattr(evaluation, "linear_probe_augmented", probe)
+    protocols.trained.augmented(*untrained, preset="obow")
+    protocols.trained.augmented(*untrained, epochs=3)
+    assert seen == [("obow", None), (None, 3)]
 
 
 @pytest.fixture(scope="module")

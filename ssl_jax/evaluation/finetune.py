@@ -1,5 +1,6 @@
 """Fine-tuning: an encoder and a linear classifier on it trained with labels, from given parameters or from scratch."""
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from jaxtyping import Int
 
 from ssl_jax import data, memory, methods
 from ssl_jax.checks import check_features
-from ssl_jax.core import Carry, Method, PyTree
+from ssl_jax.core import Carry, Method, PyTree, UserError
 from ssl_jax.evaluation.features import embed, to_float
 from ssl_jax.evaluation.labels import count_classes, labels_of
 from ssl_jax.evaluation.linear import fit_linear, moments
@@ -23,7 +24,8 @@ from ssl_jax.evaluation.tuning import FineTuning, optimizer
 from ssl_jax.methods.supervised import classify_with
 from ssl_jax.sharding import by_example, data_mesh, put
 from ssl_jax.train_step import Step, Views, make_train_step
-from ssl_jax.training import fit, initial_state
+from ssl_jax.training import initial_state
+from ssl_jax.training import train as train_loop
 
 DEFAULT = FineTuning()
 PROBED = 20_000  # images, evenly spaced, that a classifier is fitted to before it is trained further
@@ -85,7 +87,7 @@ def fine_tune(
 
     Raises:
       UserError: no labels, other classes in the test images, parameters that do not fit the encoder, or impossible
-        numbers in the recipe.
+        numbers in the recipe; or what the network computes is not finite.
     """
     mesh = mesh or data_mesh()
     classes = count_classes(train, test)
@@ -105,7 +107,7 @@ def fine_tune(
         start = with_part(start, "classifier", {"dense0": _probe(features, labels_of(train)[rows], classes)})
     elif recipe.head == "zero":
         start = with_part(start, "classifier", jax.tree.map(np.zeros_like, start.params["classifier"]))
-    end = fit(
+    run = train_loop(
         method,
         source,
         tx=tx,
@@ -117,6 +119,12 @@ def fine_tune(
         state=start,
         step=step,
     )
+    end, metrics, _ = collections.deque(run, maxlen=1).pop()
+    if metrics["skipped"]:
+        raise UserError(
+            "The last step of the fine-tuning was not applied, for its loss or gradient is not finite: the network's "
+            "weights are broken, or training diverged; evaluate an earlier checkpoint, or lower the learning rates."
+        )
 
     def accuracy(params: PyTree, model_state: PyTree) -> float:
         found = classify(encoder, params, model_state, test, prepare=prepare, mesh=mesh)
@@ -143,13 +151,23 @@ def classify(
     batch_size: int = 512,
     mesh: Mesh | None = None,
 ) -> Int[np.ndarray, " n"]:
-    """The class that a fine-tuned network gives to each image; arguments as in `FineTuned` and `fine_tune`."""
+    """The class that a fine-tuned network gives to each image; arguments as in `FineTuned` and `fine_tune`.
+
+    Raises:
+      UserError: what it computes for an image is not finite, which says nothing of its class.
+    """
     mesh = mesh or data_mesh()
     batch_size = -(-min(batch_size, len(source)) // mesh.size) * mesh.size
     found = _classes(encoder, params["classifier"]["dense0"]["bias"].shape[0], prepare, mesh)
     batches = data.epoch(source, batch_size=batch_size)
     rows = [np.asarray(found(params, model_state, put(b["image"], mesh)))[b["valid"]] for b in batches]
-    return np.concatenate(rows)
+    classes = np.concatenate(rows)
+    if (wrong := int(np.sum(classes < 0))) > 0:
+        raise UserError(
+            f"The network gives NaN or infinity for {wrong:,} of the {len(classes):,} images of {source.name}; its "
+            "weights are broken, or training diverged: evaluate an earlier checkpoint, or lower the learning rates."
+        )
+    return classes
 
 
 def with_average(method: Method, momentum: float) -> Method:
@@ -205,7 +223,9 @@ def _classes(encoder: nn.Module, classes: int, prepare: Callable[[jax.Array], ja
     logits = classify_with(encoder, classes)
 
     def run(params: PyTree, model_state: PyTree, image: jax.Array) -> jax.Array:
-        return jnp.argmax(logits(params, model_state, prepare(image)), axis=-1)
+        scores = logits(params, model_state, prepare(image))
+        finite = jnp.all(jnp.isfinite(scores), axis=-1)
+        return jnp.where(finite, jnp.argmax(scores, axis=-1), -1)
 
     return jax.jit(run, out_shardings=by_example(mesh))
 

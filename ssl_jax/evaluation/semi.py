@@ -18,21 +18,25 @@ from ssl_jax.evaluation.features import to_float
 from ssl_jax.evaluation.few_labels import draw_labels
 from ssl_jax.evaluation.finetune import DEFAULT, fine_tune
 from ssl_jax.evaluation.labels import count_classes, draw_share, labels_of
+from ssl_jax.evaluation.trials import trial_seed
 from ssl_jax.evaluation.tuning import FineTuning
 from ssl_jax.train_step import Views
 
+# From scratch, by optimizer: what is right for small networks.
+SCRATCH_RATES = {"adamw": 3e-3, "lamb": 3e-3, "sgd": 0.1, "lars": 0.1}
 
-def from_scratch(recipe: FineTuning, *, rate: float = 3e-3, min_steps: int = 300) -> FineTuning:
+
+def from_scratch(recipe: FineTuning, *, rate: float | None = None, min_steps: int = 300) -> FineTuning:
     """The recipe for random weights: the same passes and regularisation, but all of the network learns at `rate`.
 
     What only makes sense for a pretrained trunk goes: a rate of its own, layer-wise decay, frozen statistics and a
     classifier that was fitted before. Where labels are so few that the passes are fewer steps than `min_steps`, it
-    takes these, more than the fine-tuning: random weights have further to go. With AdamW `rate` is right for small
-    networks; SGD takes 0.05 to 0.1.
+    takes these, more than the fine-tuning: random weights have further to go. `rate` None is the optimizer's of
+    `SCRATCH_RATES`: 3e-3 for AdamW and 0.1 for SGD.
     """
     return dataclasses.replace(
         recipe,
-        head_rate=rate,
+        head_rate=SCRATCH_RATES.get(recipe.optimizer, 3e-3) if rate is None else rate,
         trunk_rate=None,
         layer_decay=1.0,
         frozen_statistics=False,
@@ -69,7 +73,7 @@ def semi_supervised(
     """Fine-tune on a part of the labels, and train from scratch on the same ones, with the same views and passes.
 
     The field reports 1 % and 10 % of ImageNet (SimCLR, arXiv 2002.05709, section 6). Each trial draws labels of its
-    own, from (seed, trial), and has its own random weights and order of images.
+    own and has its own random weights and order of images, all from (seed, trial).
 
     Args:
       encoder: with `params` and `state`, as for `fine_tune`.
@@ -126,7 +130,7 @@ def semi_supervised(
                 recipe=recipe,
                 prepare=prepare,
                 views=views,
-                seed=seed + trial,
+                seed=trial_seed(seed, trial),
                 mesh=mesh,
             )
             for trial, subset in enumerate(subsets)

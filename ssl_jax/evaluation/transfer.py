@@ -56,6 +56,7 @@ def transfer(
     protocols: Sequence[str] = PROTOCOLS,
     splits: tuple[str, str] = ("train", "test"),
     recipe: FineTuning = DEFAULT,
+    scratch: FineTuning | None = None,
     prepare: Callable[[jax.Array], jax.Array] = to_float,
     views: Views | None = None,
     seed: int = 0,
@@ -77,6 +78,8 @@ def transfer(
       protocols: of "linear" (`linear_probe` on pooled features) and "finetune" (`fine_tune`).
       splits: of the data sets that are names, for training and test.
       recipe: of the fine-tuning.
+      scratch: trains from random weights by this recipe in place of fine-tuning (`from_scratch`), which the parameters
+        of an untrained encoder are compared by; they are for the linear probe alone then.
       prepare: see `fine_tune`.
       views: see `fine_tune`.
       seed: of everything.
@@ -112,8 +115,10 @@ def transfer(
             features = [embed(method, trained, source, prepare=prepare, mesh=mesh) for source in (train, test)]
             row["linear"] = linear_probe(features[0], labels_of(train), features[1], labels_of(test), seed=seed)
         if "finetune" in protocols:
+            begin = (params, state) if scratch is None else (None, None)
+            how = scratch or recipe
             found = fine_tune(
-                encoder, params, state, train, test, recipe=recipe, prepare=prepare, views=views, seed=seed, mesh=mesh
+                encoder, begin[0], begin[1], train, test, recipe=how, prepare=prepare, views=views, seed=seed, mesh=mesh
             )
             row["finetune"] = {
                 "accuracy": found.accuracy,

@@ -6,6 +6,8 @@ quantised colours. Rare colours count more, or the answer would be a desaturated
 https://arxiv.org/abs/1603.08511
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,43 @@ CARD = Card(
     published="40.1 linear, ResNet-50 (Goyal et al., 2019)",
 )
 UNIT = 100.0  # ab is predicted and compared in hundreds by regression
+
+
+def to_srgb(image, *, mean, std):
+    """Images as sRGB in 0..1, in at least float32, from what mean and std normalised."""
+    if image.shape[-1] != 3:
+        raise UserError(
+            f"Colorization needs images in colour, but these have {image.shape[-1]} channel(s); use other data."
+        )
+    x = at_least_float32(image)
+    return x if mean is None else x * row(std, x) + row(mean, x)
+
+
+def row(values, image):
+    """A number for each channel, to go with images."""
+    return jnp.asarray(values, image.dtype).reshape(1, 1, 1, 3)
+
+
+class OnLightness(nn.Module):
+    """An encoder that is shown the lightness of images in colour; its variables are the encoder's own.
+
+    Attributes:
+      encoder: of one channel.
+      mean: that the images were normalised with, or None.
+      std: likewise.
+    """
+
+    encoder: nn.Module
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+    def setup(self):
+        """The variables are not under a name of their own."""
+        nn.share_scope(self, self.encoder)
+
+    def __call__(self, image, train: bool):
+        """As the encoder's."""
+        return self.encoder(lightness(to_srgb(image, mean=self.mean, std=self.std)), train=train)
 
 
 def colorization(
@@ -92,17 +131,8 @@ def colorization(
     if neighbors > count:
         raise UserError(f"There are {count} bins of colour, so `neighbors` can't be {neighbors}.")
 
-    def row(values, image):
-        return jnp.asarray(values, image.dtype).reshape(1, 1, 1, 3)
-
-    def colours(image):
-        """Images as sRGB in 0..1, in at least float32."""
-        if image.shape[-1] != 3:
-            raise UserError(
-                f"Colorization needs images in colour, but these have {image.shape[-1]} channel(s); use other data."
-            )
-        x = at_least_float32(image)
-        return x if mean is None else x * row(std, x) + row(mean, x)
+    mean, std = (x if x is None else tuple(map(float, x)) for x in (mean, std))
+    colours, module = functools.partial(to_srgb, mean=mean, std=std), OnLightness(encoder, mean, std)
 
     def head_for(image):
         size = tuple(max(side // stride, 1) for side in image.shape[1:3])
@@ -165,9 +195,6 @@ def colorization(
         metrics["view_range"] = jnp.max(jnp.abs(rgb - 0.5))
         return value, (Carry(model_state=state, memory=memory), {**metrics, "features": pooled})
 
-    def encode(params, carry, image):
-        return functional.encode_with(encoder)(params, carry, lightness(colours(image)))
-
     def pictures(params, carry, batch, rng):
         view = views_of(batch, count=1)[:, 0]
         lab = srgb_to_lab(colours(view))
@@ -185,7 +212,8 @@ def colorization(
         name="colorization",
         init=init,
         loss=loss,
-        encode=encode,
+        encode=functional.encode_with(module),
+        module=module,
         pictures=pictures,
         warn=collapse.any_of(_not_in_range, _grey, collapse.stuck_at_chance(count, key="cross_entropy")),
     )

@@ -32,6 +32,47 @@ CARD = Card(
 DIRECTIONS = ("down", "right", "up", "left")  # entry k is "down" after k quarter turns
 
 
+def cut(image, *, patch, stride, ahead):
+    """Patches `[b * n * n p p c]` of images, and n, which is above `ahead`."""
+    height, width = image.shape[1:3]
+    n = (min(height, width) - patch) // stride + 1
+    if n <= ahead:
+        raise UserError(
+            f"Images of {height} x {width} hold {max(n, 0)} row(s) of {patch}-pixel patches, one every {stride}; "
+            f"to predict {ahead} rows ahead they must hold at least {ahead + 1}."
+        )
+    tiles = pretext.tiles(image, grid=n, size=patch, gap=stride - patch)
+    return tiles.reshape(-1, patch, patch, image.shape[-1]), n
+
+
+class OnPatches(nn.Module):
+    """An encoder of patches on images: the mean over an image's patches, with its variables the encoder's own.
+
+    Attributes:
+      encoder: of patches.
+      patch: as in `cpc`, and so `stride`.
+      ahead: the largest distance there.
+    """
+
+    encoder: nn.Module
+    patch: int
+    stride: int
+    ahead: int
+
+    def setup(self):
+        """The variables are not under a name of their own."""
+        nn.share_scope(self, self.encoder)
+
+    def __call__(self, image, train: bool):
+        """Pooled features, and maps of a place for each patch: "patches", and the encoder's own, averaged."""
+        tiles, n = cut(image, patch=self.patch, stride=self.stride, ahead=self.ahead)
+        output = self.encoder(tiles, train=train)
+        pooled, maps = output if isinstance(output, tuple) else (output, {})
+        averaged = {name: x.mean(tuple(range(1, x.ndim - 1))) for name, x in {**maps, "patches": pooled}.items()}
+        grids = {name: x.reshape(len(image), n, n, -1) for name, x in averaged.items()}
+        return grids["patches"].mean((1, 2)), grids
+
+
 def cpc(
     encoder: nn.Module,
     *,
@@ -93,17 +134,8 @@ def cpc(
         drop_prob=drop_prob,
     )
 
-    def patches(image):
-        """Patches `[b * n * n p p c]` and n."""
-        height, width = image.shape[1:3]
-        n = (min(height, width) - patch) // stride + 1
-        if n <= max(ahead):
-            raise UserError(
-                f"Images of {height} x {width} hold {max(n, 0)} row(s) of {patch}-pixel patches, one every {stride}; "
-                f"to predict {max(ahead)} rows ahead they must hold at least {max(ahead) + 1}."
-            )
-        tiles = pretext.tiles(image, grid=n, size=patch, gap=stride - patch)
-        return tiles.reshape(-1, patch, patch, image.shape[-1]), n
+    patches = functools.partial(cut, patch=patch, stride=stride, ahead=max(ahead))
+    module = OnPatches(encoder, patch, stride, max(ahead))
 
     def on_grid(module, params, grid):
         """A head on every place of a grid `[b n n d]`."""
@@ -163,12 +195,5 @@ def cpc(
         }
         return values, (carry.replace(model_state={"encoder": state}), metrics)
 
-    def encode(params, carry, image):
-        tiles, n = patches(image)
-        state = carry.model_state["encoder"]
-        pooled, maps, _ = functional.encode(encoder, params["encoder"], state, tiles, train=False)
-        averaged = {name: x.mean(tuple(range(1, x.ndim - 1))) for name, x in {**maps, "patches": pooled}.items()}
-        grids = {name: x.reshape(len(image), n, n, -1) for name, x in averaged.items()}
-        return grids["patches"].mean((1, 2)), grids
-
-    return Method(name="cpc", init=init, loss=loss, encode=encode, warn=guess_among_candidates())
+    encode = functional.encode_with(module)
+    return Method(name="cpc", init=init, loss=loss, encode=encode, module=module, warn=guess_among_candidates())

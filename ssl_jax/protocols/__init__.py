@@ -7,16 +7,16 @@ PROTOCOLS = {
     "knn": Protocol(run=frozen.knn),
     "linear": Protocol(run=frozen.linear),
     "augmented": Protocol(run=trained.augmented, network=True),
-    "svm": Protocol(run=frozen.svm),
+    "svm": Protocol(run=frozen.svm, sets=frozen.boxed_sets),
     "fewshot": Protocol(run=frozen.fewshot),
     "retrieval": Protocol(run=frozen.retrieval),
     "quality": Protocol(run=frozen.quality, labels=False),
     "semi": Protocol(run=trained.semi, network=True),
     "curve": Protocol(run=trained.curve, network=True),
     "finetune": Protocol(run=trained.finetune, network=True),
-    "transfer": Protocol(run=trained.transfer, labels=False, network=True),
-    "detection": Protocol(run=dense.detection, labels=False, network=True),
-    "segmentation": Protocol(run=dense.segmentation, labels=False, network=True),
+    "transfer": Protocol(run=trained.transfer, labels=False, network=True, sets=trained.transfer_sets),
+    "detection": Protocol(run=dense.detection, labels=False, network=True, sets=dense.boxed_sets),
+    "segmentation": Protocol(run=dense.segmentation, labels=False, network=True, sets=dense.boxed_sets),
 }
 
 

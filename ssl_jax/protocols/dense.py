@@ -1,7 +1,7 @@
 """Protocols on feature maps: detection and segmentation, on images whose objects are known."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,9 @@ import numpy as np
 
 from ssl_jax import augment, evaluation
 from ssl_jax import data as sources
-from ssl_jax.protocols.frame import Row, Subject, Task, network_of, row, start_of
+from ssl_jax.checks import check_positive
+from ssl_jax.evaluation.trials import trial_seed
+from ssl_jax.protocols.frame import Row, Subject, Task, load_for, network_of, row, start_of
 
 Stats = tuple[float, ...] | None
 SCORES = ("AP", "AP50", "AP75", "VOC07")
@@ -35,8 +37,9 @@ def detection(
 
     `image_size` brings images of several sizes to one, as those of VOC and COCO are; `frozen` keeps the trunk as it is.
     """
-    load = functools.partial(sources.load, image_size=image_size, channels=task.channels)
-    train, test = (load(data, split) for split in (train_split, test_split))
+    check_positive(trials=trials)
+    options = {"data": data, "train_split": train_split, "test_split": test_split, "image_size": image_size}
+    train, test = boxed_sets(task, options)
     settings: dict[str, Any] = {"maps": tuple(maps)} if maps else {}
     found = [
         evaluation.detection_scores(
@@ -48,7 +51,7 @@ def detection(
             learning_rate=learning_rate,
             prepare=functools.partial(_prepare, **task.normalize),
             frozen=frozen,
-            seed=task.seed + trial,
+            seed=trial_seed(task.seed, trial),
             **settings,
         )
         for trial in range(trials)
@@ -69,8 +72,8 @@ def segmentation(
 ) -> list[Row]:
     """Linear and k-NN segmentation on a frozen feature map, the last unless `layer` names another."""
     network = network_of(subject)
-    load = functools.partial(sources.load, image_size=image_size, channels=task.channels)
-    train, test = (load(data, split) for split in (train_split, test_split))
+    options = {"data": data, "train_split": train_split, "test_split": test_split, "image_size": image_size}
+    train, test = boxed_sets(task, options)
     found = evaluation.segmentation_scores(
         network.encoder,
         network.params,
@@ -87,6 +90,12 @@ def segmentation(
         for kind, title in kinds.items()
         for score, metric in (("miou", "mIoU"), ("accuracy", "pixel accuracy"))
     ]
+
+
+def boxed_sets(task: Task, options: Mapping[str, Any]) -> list[sources.Source]:
+    """Training and test images of the options `data`, `train_split`, `test_split` and `image_size`."""
+    name, size = options["data"], options["image_size"]
+    return [load_for(task, name, options[split], image_size=size) for split in ("train_split", "test_split")]
 
 
 def _prepare(image: jax.Array, *, mean: Stats = None, std: Stats = None) -> jax.Array:

@@ -2,7 +2,10 @@
 
 import dataclasses
 import difflib
+import functools
 import inspect
+import types
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -78,11 +81,14 @@ class Protocol:
       run: `(subject, task, **options) -> rows`.
       labels: whether it needs them.
       network: whether it works on the network itself, so that raw pixels are left out and layers make no difference.
+      sets: `(task, options) -> sources` that it evaluates on in place of the task's, all options being there; what
+        tells its rows from those of other data under the same name. None: it has no such options.
     """
 
     run: Callable[..., list[Row]]
     labels: bool = True
     network: bool = False
+    sets: Callable[[Task, Mapping[str, Any]], Sequence[data.Source]] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -98,9 +104,9 @@ class Protocol:
         """Options as they are run with; one number or word stands for several where several are taken.
 
         Raises:
-          UserError: there is no such option, or it is of another type than its default.
+          UserError: there is no such option, or it is of another type than the protocol takes.
         """
-        known, checked = self.options, {}
+        known, checked, kinds = self.options, {}, typing.get_type_hints(self.run)
         for option, value in given.items():
             if option not in known:
                 near = difflib.get_close_matches(option, known, n=1)
@@ -109,19 +115,40 @@ class Protocol:
             default = known[option]
             if isinstance(default, tuple) and not isinstance(value, (tuple, list)):
                 value = (value,)
-            if not _alike(value, default):
-                raise UserError(f"The option {option} of {name} is something like {default!r}, not {value!r}.")
+            kind = kinds.get(option, type(default))
+            if not _fits(value, kind):
+                like = f"something like {default!r}" if default not in (None, ()) else _in_words(kind)
+                raise UserError(f"The option {option} of {name} is {like}, not {value!r}.")
             checked[option] = value
         return checked
 
 
-def _alike(value: Any, default: Any) -> bool:
-    """Whether a value is of its default's type; of None, which says nothing of the type, any will do."""
-    if isinstance(default, tuple):
-        return all(_alike(item, default[0]) for item in value) if default else True
-    if isinstance(default, float):
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of the type that an option is annotated with; whole numbers are numbers as well."""
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, one) for one in typing.get_args(kind))
+    if typing.get_origin(kind) is Sequence:
+        return isinstance(value, (tuple, list)) and all(_fits(item, typing.get_args(kind)[0]) for item in value)
+    if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return default is None or type(value) is type(default)
+    return type(value) is kind
+
+
+def _in_words(kind: Any) -> str:
+    """A type for people, None aside."""
+    if isinstance(kind, types.UnionType):
+        return " or ".join(_in_words(one) for one in typing.get_args(kind) if one is not types.NoneType)
+    if typing.get_origin(kind) is Sequence:
+        return f"one or more, each {_in_words(typing.get_args(kind)[0])}"
+    return {int: "a whole number", float: "a number", str: "a text"}.get(kind, str(kind))
+
+
+@functools.lru_cache(maxsize=2)  # training and test images, the same for all that is evaluated on a task
+def load_for(
+    task: Task, name: str, split: str, *, image_size: int | None = None, data_dir: str | None = None
+) -> data.Source:
+    """Images of other data than the task's, with as many channels; `image_size` None leaves them theirs."""
+    return data.load(name, split, image_size=image_size, channels=task.channels, data_dir=data_dir)
 
 
 def network_of(subject: Subject) -> Network:

@@ -1,6 +1,6 @@
 """Protocols on frozen features: functions of two arrays and their labels, see `ssl_jax.evaluation`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from ssl_jax import data as sources
 from ssl_jax import evaluation
 from ssl_jax.core import UserError
 from ssl_jax.evaluation.linear import RATES, WIDE_PENALTIES, WIDE_RATES
-from ssl_jax.protocols.frame import Row, Subject, Task, possible, row
+from ssl_jax.protocols.frame import Row, Subject, Task, load_for, possible, row
 from ssl_jax.protocols.pairs import two_views
 
 LABELS = (1, 10, 100)
@@ -55,8 +55,13 @@ def linear(
 ) -> list[Row]:
     """Linear probe on all labels, with settings chosen from a sweep (or wide) or a paper's preset, and on few labels.
 
-    Standard numbers of labels that are above those of the smallest class are left out.
+    Standard numbers of labels that are above those of the smallest class are left out. A preset is of all labels alone.
     """
+    if preset is not None and (tuple(labels_per_class), trials, sweep) != (LABELS, 5, "narrow"):
+        raise UserError(
+            f"The preset {preset!r} of linear is for all labels and chooses nothing, so `labels_per_class`, `trials` "
+            "and `sweep` do not go with it; leave them out, or evaluate once with the preset and once without."
+        )
     train, test = subject.features(task.train), subject.features(task.test)
     y, test_y = np.asarray(task.train.labels), np.asarray(task.test.labels)
     sizes = np.bincount(y)
@@ -100,7 +105,8 @@ def svm(
     VISSL's evaluation on VOC07; its images are seen whole, their shorter side filled up. `precision` is "area" or
     "11-point".
     """
-    train, test = (task.train, task.test) if data is None else _boxed(task, data, train_split, test_split)
+    options = {"data": data, "train_split": train_split, "test_split": test_split}
+    train, test = boxed_sets(task, options) or (task.train, task.test)
     features, test_features = subject.features(train), subject.features(test)
     y, test_y = ((s.labels if data is None else evaluation.image_targets(s)) for s in (train, test))
     y, test_y, many = np.asarray(y), np.asarray(test_y), data is not None
@@ -120,9 +126,11 @@ def svm(
     return rows
 
 
-def _boxed(task: Task, data: str, *splits: str) -> list[sources.Source]:
-    size = max(task.size, BOXED_SIDE)
-    return [sources.load(data, split, image_size=size, channels=task.channels) for split in splits]
+def boxed_sets(task: Task, options: Mapping[str, Any]) -> list[sources.Source]:
+    """Training and test images of the SVM's option `data`; none if it is the task's."""
+    data, size = options["data"], max(task.size, BOXED_SIDE)
+    splits = () if data is None else (options["train_split"], options["test_split"])
+    return [load_for(task, data, split, image_size=size) for split in splits]
 
 
 def fewshot(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,19 +10,30 @@ import numpy as np
 
 from ssl_jax import augment, evaluation
 from ssl_jax import data as sources
+from ssl_jax.checks import check_positive
 from ssl_jax.core import UserError
+from ssl_jax.evaluation.trials import trial_seed
 from ssl_jax.evaluation.tuning import FINE_TUNING, FineTuning
 from ssl_jax.nets import functional
-from ssl_jax.protocols.frame import Row, Subject, Task, network_of, possible, row, start_of
+from ssl_jax.protocols.frame import Row, Subject, Task, load_for, network_of, possible, row, start_of
 from ssl_jax.protocols.frozen import plural
 
 LABELS = (1, 3, 10, 30, 100, 300)
 
 
 def augmented(
-    subject: Subject, task: Task, *, preset: str | None = None, epochs: int = 20, crop: float = 0.2, flip: float = 0.5
+    subject: Subject,
+    task: Task,
+    *,
+    preset: str | None = None,
+    epochs: int | None = None,
+    crop: float = 0.2,
+    flip: float = 0.5,
 ) -> list[Row]:
-    """Linear probe on features of training images that are cropped and flipped anew in each epoch, as in the papers."""
+    """Linear probe on features of training images that are cropped and flipped anew in each epoch, as in the papers.
+
+    Epochs are the preset's, or 20.
+    """
     network = network_of(subject)
 
     @jax.jit
@@ -53,15 +64,17 @@ def semi(
     preset: str | None = None,
     crop: float | None = None,
     flip: float = 0.5,
+    scratch_rate: float | None = None,
 ) -> list[Row]:
     """Fine-tuning on 1 % and 10 % of the labels, or on those of a list of file names, over several draws.
 
     `crop` is the least share of an image in the crops that it learns from, which `flip` mirrors; None: whole images.
+    `scratch_rate` is the learning rate from scratch; None: the optimizer's, see `evaluation.from_scratch`.
     """
     which: list[dict[str, Any]] = [{"names": names}] if names else [{"share": share} for share in shares]
     rows = []
     for chosen in which:
-        found = _semi(subject, task, preset, trials, crop, flip, **chosen)
+        found = _semi(subject, task, preset, trials, crop, flip, scratch_rate, **chosen)
         title = "the listed files" if names else f"{100 * chosen['share']:g} % of the labels"
         rows.append(row(f"fine-tuned, {title}", found["accuracies"], labels=found["labels"], steps=found["steps"]))
     return rows
@@ -76,11 +89,12 @@ def curve(
     preset: str | None = None,
     crop: float | None = None,
     flip: float = 0.5,
+    scratch_rate: float | None = None,
 ) -> list[Row]:
     """Fine-tuning on so many labels of each class, over draws; standard ones above the smallest class are left out."""
     smallest, rows = int(np.bincount(np.asarray(task.train.labels)).min()), []
     for count in possible(labels_per_class, smallest, option="labels_per_class", default=LABELS):
-        found = _semi(subject, task, preset, trials, crop, flip, per_class=count)
+        found = _semi(subject, task, preset, trials, crop, flip, scratch_rate, per_class=count)
         title, setting = f"fine-tuned, {plural(count, 'label')} per class", {"steps": found["steps"]}
         rows.append(row(title, found["accuracies"], labels=found["labels"], labels_per_class=count, **setting))
     return rows
@@ -102,10 +116,11 @@ def finetune(
     crop: float | None = None,
     flip: float = 0.5,
     trials: int = 1,
+    scratch_rate: float | None = None,
 ) -> list[Row]:
     """Fine-tuning on all labels; what is not set is the preset's, or for ten epochs that of a small encoder.
 
-    `crop` and `flip` as for semi.
+    `crop`, `flip` and `scratch_rate` as for semi.
     """
     given: dict[str, Any] = {
         "epochs": epochs,
@@ -120,15 +135,16 @@ def finetune(
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     recipe = _recipe(preset, FineTuning(epochs=10.0, batch_size=256, head_rate=1e-3, frozen_statistics=False))
     recipe, views = dataclasses.replace(recipe, **changes), _crops(task, crop, flip)
+    check_positive(trials=trials)
     found = [
         evaluation.fine_tune(
             *start_of(subject),
             task.train,
             task.test,
-            recipe=evaluation.from_scratch(recipe) if subject.untrained else recipe,
+            recipe=evaluation.from_scratch(recipe, rate=scratch_rate) if subject.untrained else recipe,
             prepare=task.prepare,
             views=views,
-            seed=task.seed + trial,
+            seed=trial_seed(task.seed, trial),
         )
         for trial in range(trials)
     ]
@@ -146,10 +162,12 @@ def transfer(
     protocols: Sequence[str] = ("linear",),
     data_dir: str | None = None,
 ) -> list[Row]:
-    """The same network on other data sets, in `data_dir`: linear probe on its features, or fine-tuning."""
-    network = network_of(subject)
-    load = functools.partial(sources.load, image_size=task.size, channels=task.channels, data_dir=data_dir)
-    pairs = {name: (load(name, "train"), load(name, "test")) for name in data}  # all, before one is computed
+    """The same network on other data sets, in `data_dir`: linear probe on its features, or fine-tuning.
+
+    For fine-tuning the untrained one is trained from scratch.
+    """
+    network, loaded = network_of(subject), iter(transfer_sets(task, {"data": data, "data_dir": data_dir}))
+    pairs = dict(zip(data, zip(loaded, loaded, strict=True), strict=True))  # all, before one is computed
     for name, pair in pairs.items():
         if any(source.labels is None for source in pair):
             raise UserError(f"{name} has no labels, so nothing can be transferred to it.")
@@ -164,6 +182,7 @@ def transfer(
             size=task.size,
             channels=task.channels,
             protocols=protocols,
+            scratch=evaluation.from_scratch(FineTuning()) if subject.untrained else None,
             prepare=task.prepare,
             seed=task.seed,
         ),
@@ -176,15 +195,28 @@ def transfer(
     return rows
 
 
+def transfer_sets(task: Task, options: Mapping[str, Any]) -> list[sources.Source]:
+    """Training and test images of each of the option `data`, one after the other."""
+    load = functools.partial(load_for, task, image_size=task.size, data_dir=options["data_dir"])
+    return [load(name, split) for name in options["data"] for split in ("train", "test")]
+
+
 def _semi(
-    subject: Subject, task: Task, preset: str | None, trials: int, crop: float | None, flip: float, **setting: Any
+    subject: Subject,
+    task: Task,
+    preset: str | None,
+    trials: int,
+    crop: float | None,
+    flip: float,
+    scratch_rate: float | None,
+    **setting: Any,
 ) -> dict[str, Any]:
     recipe = _recipe(preset, FineTuning())
     found = evaluation.semi_supervised(
         *start_of(subject),
         task.train,
         task.test,
-        recipe=evaluation.from_scratch(recipe) if subject.untrained else recipe,
+        recipe=evaluation.from_scratch(recipe, rate=scratch_rate) if subject.untrained else recipe,
         beside_scratch=False,
         trials=trials,
         seed=task.seed,

@@ -85,6 +85,19 @@ def test_the_same_bits_again_and_what_was_given_stays(pretrained, sources, tuned
     assert again.accuracy == tuned.accuracy
 
 
+def test_a_network_that_is_not_finite_has_no_accuracy(pretrained, sources):
+    """All of its steps are skipped, so that it would end as it began, with class 0 for every image."""
+    broken = jax.tree.map(lambda x: np.full_like(x, np.nan), pretrained[0])
+    with pytest.raises(UserError, match="its loss or gradient is not finite: the network's weights"):
+        fine_tune(ENCODER, broken, pretrained[1], *sources, recipe=BRIEF)
+    params = {
+        "encoder": broken,
+        "classifier": {"dense0": {"kernel": np.ones((8, 10), np.float32), "bias": np.ones(10, np.float32)}},
+    }
+    with pytest.raises(UserError, match=r"gives NaN or infinity for 43 of the 43 images of digits"):
+        classify(ENCODER, params, {"encoder": pretrained[1]}, sources[1])
+
+
 def test_from_scratch_is_by_seed(sources):
     recipe = from_scratch(dataclasses.replace(BRIEF, steps=1), rate=0.1)
     first, same, other = (fine_tune(ENCODER, None, None, *sources, recipe=recipe, seed=s) for s in (0, 0, 1))

@@ -7,6 +7,7 @@ from ssl_jax import data, nets
 from ssl_jax.core import UserError
 from ssl_jax.evaluation import FineTuning, draw_labels, draw_share, fine_tune, from_scratch, semi, semi_supervised
 from ssl_jax.evaluation.finetune import FineTuned
+from ssl_jax.evaluation.trials import trial_seed
 
 ENCODER = nets.ConvNet(widths=(4, 8), pool=(1,))
 WIDER = nets.ConvNet(widths=(8, 16))
@@ -20,7 +21,7 @@ def calls(monkeypatch):
 
     def fine_tune(encoder, params, state, train, test, *, recipe, seed, **kwargs):
         seen.append({"params": params, "rows": train.rows, "recipe": recipe, "seed": seed, **kwargs})
-        accuracy = 0.5 + 0.1 * seed if params else 0.25
+        accuracy = 0.9 + 0.1 * len(seen[1:]) if params else 0.25
         ema = None if recipe.ema is None else accuracy + 0.01
         return FineTuned(accuracy=accuracy, ema_accuracy=ema, steps=7, params={}, model_state={}, average=None)
 
@@ -41,7 +42,7 @@ def test_both_learn_from_the_same_labels_and_the_figures_are_over_trials(calls):
         np.testing.assert_array_equal(a["rows"], draw_labels(TRAIN.labels, per_class=2, seed=4, trial=trial))
         np.testing.assert_array_equal(a["rows"], b["rows"])
         assert (a["recipe"], b["recipe"]) == (recipe, from_scratch(recipe))
-        assert a["seed"] == b["seed"] == 4 + trial
+        assert a["seed"] == b["seed"] == trial_seed(4, trial)
         assert a["views"] is b["views"] is len
     assert (found["labels"], found["trials"]) == (20, 3)
     row = found["fine_tuned"]
@@ -61,7 +62,8 @@ def test_labels_by_share_and_by_name(calls, monkeypatch):
     monkeypatch.setattr(semi, "rows_named", lambda source, names: np.asarray([int(n) for n in names]))
     found = run(names=["3", "1"], trials=2)
     assert [call["rows"].tolist() for call in calls] == [[3, 1]] * 4
-    assert [call["seed"] for call in calls] == [0, 1, 0, 1]
+    seeds = [trial_seed(0, trial) for trial in range(2)]
+    assert [call["seed"] for call in calls] == seeds * 2
     assert found["labels"] == 2
 
 
@@ -99,3 +101,17 @@ def test_pretrained_on_the_same_data_it_beats_scratch():
     trunk = learnt.params["encoder"], learnt.model_state["encoder"]
     found = semi_supervised(WIDER, *trunk, TRAIN, TEST, per_class=2, recipe=short, trials=1)
     assert found["fine_tuned"]["accuracy"] > found["from_scratch"]["accuracy"] + 0.15
+
+
+def test_trials_of_all_seeds_have_seeds_of_their_own():
+    seeds = {trial_seed(seed, trial) for seed in range(20) for trial in range(20)}
+    assert len(seeds) == 400
+    assert all(0 <= seed < 2**31 for seed in seeds), "as jax.random.key takes them without 64 bits"
+    assert trial_seed(3, 1) == trial_seed(3, 1)
+
+
+def test_from_scratch_learns_at_the_rate_of_its_optimizer():
+    sgd = FineTuning(optimizer="sgd", head_rate=0.5, trunk_rate=2e-4, head="random")
+    assert (from_scratch(FineTuning()).head_rate, from_scratch(sgd).head_rate) == (3e-3, 0.1)
+    assert from_scratch(sgd, rate=0.05).head_rate == 0.05
+    assert from_scratch(sgd).trunk_rate is None

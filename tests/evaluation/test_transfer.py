@@ -93,6 +93,15 @@ def test_protocols_may_be_chosen_and_are_checked(pretrained, digits, probed):
         transfer(ENCODER, *pretrained, [digits], size=8, channels=1, protocols=["knn"])
 
 
+def test_from_scratch_the_parameters_are_for_the_probe_alone(pretrained, digits, probed):
+    """An untrained encoder's features are probed, and random weights are trained in place of its tuning."""
+    [found] = transfer(ENCODER, *pretrained, [digits], size=8, channels=1, recipe=RECIPE, scratch=RECIPE, seed=1)
+    alone = fine_tune(ENCODER, None, None, *digits, recipe=RECIPE, seed=1)
+    assert found["finetune"]["accuracy"] == alone.accuracy
+    image = jnp.asarray(digits[0][np.arange(200)]["image"], jnp.float32) / 255
+    assert_close(probed[0][0], functional.encode(ENCODER, *pretrained, image, train=False)[0], 1e-5)
+
+
 def test_an_encoder_that_does_not_fit_fails_at_once(pretrained, digits):
     with pytest.raises(UserError, match=r"stage1_conv/kernel is \[3, 3, 1, 4\], where the encoder has \[3, 3, 3, 4\]"):
         transfer(ENCODER, *pretrained, [digits], size=8, channels=3)
