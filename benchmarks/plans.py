@@ -20,6 +20,7 @@ from ssl_jax.collectives import Collective
 
 OUT = pathlib.Path(__file__).parents[1] / "docs" / "benchmarks" / "plans.json"
 LARGE = ("--config.batch_size=32768",)
+TWO_SLICES = ("--slices=2", "--config.batch_size=8192")
 R200X2 = ("--config.encoder=resnet200", "--config.encoder_args.width=2", "--config.epochs=1000")
 CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # name: config, topology, further flags
     "simclr-4096-v5e-256": ("simclr", "v5e:16x16", ()),
@@ -32,7 +33,8 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {  # name: config, topology
     "dino-1024-v5p-512": ("dino", "v5p:4x8x8", ()),
     "simclr-32768-v4-128": ("simclr", "v4:4x4x4", LARGE),
     "simclr-32768-v5p-512": ("simclr", "v5p:4x8x8", LARGE),
-    "simclr-8192-2xv5e-256": ("simclr", "v5e:16x16", ("--slices=2", "--config.batch_size=8192")),
+    "simclr-8192-2xv5e-256": ("simclr", "v5e:16x16", TWO_SLICES),
+    "simclr-8192-2xv5e-256-tiled": ("simclr", "v5e:16x16", (*TWO_SLICES, "--config.method_args.form=tiled")),
     "byol-r200x2-4096-v5e-256": ("byol", "v5e:16x16", R200X2),
     "byol-r200x2-4096-v4-128": ("byol", "v4:4x4x4", R200X2),
     "byol-r200x2-4096-v5p-512": ("byol", "v5p:4x8x8", R200X2),

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ssl_jax import costs, forecast, hlo, target
-from ssl_jax.advice import advice, fits
+from ssl_jax.advice import advice, faster, fits
 from ssl_jax.collectives import Collective, collectives
 from ssl_jax.hardware import Topology
 from ssl_jax.plan_step import Step, compiled_for, memory_by_kind, model_flops, nowhere, step_for
@@ -163,7 +163,7 @@ def plan(
             "price_per_chip_hour": price,
         },
     }
-    record["advice"] = advice(config, topology, record["memory"])
+    record["advice"] = advice(config, topology, record["memory"]) or faster(config, rows, seconds["step"])
     return record, compiled
 
 

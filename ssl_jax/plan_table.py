@@ -9,7 +9,7 @@ UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 def table(record: dict[str, Any]) -> str:
     """The record of `plan.plan` as text."""
-    parts = [_head(record), _memory(record), _work(record), _collectives(record), _time(record), _advice(record)]
+    parts = [_head(record), _memory(record), _work(record), _collectives(record), _time(record), told(record)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -134,5 +134,7 @@ def _time(record: dict[str, Any]) -> str:
     return f"Time (a forecast: {by}, and collectives; input, checkpoints and start come on top)\n{rows(pairs)}"
 
 
-def _advice(record: dict[str, Any]) -> str:
-    return "\n".join(["To make it fit:", *(f"  - {text}" for text in record["advice"])]) if record["advice"] else ""
+def told(record: dict[str, Any]) -> str:
+    """What to change, and what for; nothing where there is nothing."""
+    aim = "fit" if record["memory"]["fits"] is False else "faster"
+    return "\n".join([f"To make it {aim}:", *(f"  - {text}" for text in record["advice"])]) if record["advice"] else ""

@@ -241,6 +241,22 @@ def test_the_step_of_32768_images_that_is_on_record_holds_no_matrix_of_logits():
     assert all(math.prod(map(int, shape)) < 65_536**2 for shape in arrays)
 
 
+def test_a_ring_over_slices_is_advised_against():
+    """By the plans on record: over two slices the ring waits for the network; gathered embeddings hardly do."""
+    path = pathlib.Path(__file__).parents[1] / "docs" / "benchmarks" / "plans.json"
+    ring, tiled = (
+        json.loads(path.read_text(encoding="utf-8"))[f"simclr-8192-2xv5e-256{end}"] for end in ("", "-tiled")
+    )
+    config = get_config("simclr", "")
+    [said] = advice.faster(config, ring["collectives"], ring["seconds"]["step"])
+    assert said.startswith("--config.method_args.form=tiled")
+    assert "85% of the step" in said
+    assert plan_table.told({**ring, "advice": [said]}).startswith("To make it faster:\n  - --config.method_args.form")
+    assert tiled["seconds"]["step"] < 0.25 * ring["seconds"]["step"]
+    assert advice.faster(config, tiled["collectives"], tiled["seconds"]["step"]) == []
+    assert advice.faster(get_config("dino", ""), ring["collectives"], ring["seconds"]["step"]) == []
+
+
 def test_what_a_compiler_says_of_memory():
     said = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.50G of"
     assert plan.wanted_bytes(Exception(said + " 15.75G hbm.")) == 20.5 * 2**30
