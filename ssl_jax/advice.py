@@ -68,6 +68,6 @@ def faster(config: Any, collectives: list[dict[str, Any]], step: float | None) -
     if not (step and passed_round and between > 0.5 * step):
         return []
     return [
-        "--config.method_args.form=tiled gathers embeddings instead of passing them round a ring, whose way from slice to "
-        f"slice is {between / step:.0%} of the step."
+        "--config.method_args.form=tiled gathers embeddings instead of passing them round a ring, whose way from "
+        f"slice to slice is {between / step:.0%} of the step."
     ]
