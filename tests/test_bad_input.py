@@ -71,7 +71,7 @@ CONFIG = {
     ),
     "encoder": (["--config.encoder=resnet19"], "resnet18"),
     "augmentation": (["--config.augment=simclar"], "Unknown augmentation 'simclar'; there is bownet, byol"),
-    "optimizer": (["--config.optimizer=adam"], "adamw"),
+    "optimizer": (["--config.optimizer=adamax"], "adamw"),
     "dtype": (["--config.dtype=float16"], "there is bfloat16, float32"),
     "data": (["--config.data=digit"], "fashion_mnist, digits, photos, folder:PATH, tar:PATTERN, tfds:NAME, hf:PATH"),
     "split": (["--config.train_split=training"], "has no split 'training'; it has train, test"),
