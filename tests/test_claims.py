@@ -352,6 +352,7 @@ def root(tmp_path_factory):
 def test_a_trial_runs_once(name, root, monkeypatch):
     """Pretraining and evaluation as in earnest, on a few steps; a second time everything is there already."""
     budget = Budget(seeds=(0,), root=root, test=True)
+    monkeypatch.setattr(runs, "TRAIN_IMAGES", 300)  # that probes learn on: choosing their settings is most of a trial
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # the example is a user's own loop
         found = command.CLAIMS[name](budget)
     values = [v for figures in found.figures.values() for figure in figures.values() for v in figure]
